@@ -1,0 +1,54 @@
+"""Queues and stacks in the Linux kernel through the bpf(2) system call, with nothing in between.
+
+    from rawbpf import Queue, Stack, BPF_EXIST
+
+    with Queue(4, 10, name="sample_queue") as q:    # value: 4 raw bytes; max_entries: 10
+        q.push(b"\\x01\\x00\\x00\\x00")
+        q.peek(), q.pop()
+
+    with Stack("<IH", 128) as s:                    # value: a struct format; tuples in, tuples out
+        s.push((7, 80), BPF_EXIST)                  # full: the oldest goes
+        s.pop(default=None)                         # no exception on empty
+
+Queue, Stack, open_map() and maps() are what most programs need. rawbpf.syscall has one function per bpf(2) command;
+bpf() is the bare call.
+"""
+
+from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
+from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted
+from rawbpf.maps import Map, Queue, Stack, maps, open_map
+from rawbpf.memlock import set_memlock_rlimit
+from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
+from rawbpf.values import Codec
+from rawbpf.version import __version__
+
+__all__ = [
+    "BPF_ANY",
+    "BPF_EXIST",
+    "BPF_NOEXIST",
+    "AlreadyExists",
+    "BpfError",
+    "Busy",
+    "Cmd",
+    "Codec",
+    "ElemFlag",
+    "Empty",
+    "FileFlag",
+    "Full",
+    "Map",
+    "MapFlag",
+    "MapInfo",
+    "MapType",
+    "NotFound",
+    "NotPermitted",
+    "ProgType",
+    "Queue",
+    "Stack",
+    "__version__",
+    "bpf",
+    "bpf_attr",
+    "maps",
+    "open_map",
+    "pointer",
+    "set_memlock_rlimit",
+]

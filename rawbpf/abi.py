@@ -1,0 +1,224 @@
+"""The kernel's constants, in the kernel's spelling. Each knows the Linux version that brought it: `.since`.
+
+Source: include/uapi/linux/bpf.h. BPF_ANY, BPF_NOEXIST and BPF_EXIST also stand alone, as in C.
+"""
+
+from enum import IntEnum, IntFlag
+
+# The kernel's own error number for "this map can't do that": internal, yet bpf(2) lets it out. Python's errno
+# module does not know it, and it is neither ENOTSUP nor EOPNOTSUPP (95).
+ENOTSUPP = 524
+
+# A page of attr is the most the kernel reads (bpf_check_uarg_tail_zero).
+BPF_ATTR_MAX_SIZE = 4096
+
+# Length of a map's name in the attr, its closing NUL included.
+BPF_OBJ_NAME_LEN = 16
+
+
+class _Constant(IntEnum):
+    """An enumerator that remembers its version: members are written `NAME = number, since`.
+
+    A number that a newer kernel added is accepted as well, nameless: MapType(99).name is "MapType(99)".
+    """
+
+    since: str
+
+    def __new__(cls, number: int, since: str = "") -> "_Constant":
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.since = since
+        return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> "_Constant | None":
+        if not isinstance(value, int):
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = f"{cls.__name__}({value})"
+        member._value_ = value
+        member.since = ""
+        return member
+
+
+class _Flag(IntFlag):
+    """A flag that remembers its version: members are written `NAME = bit, since`."""
+
+    since: str
+
+    def __new__(cls, number: int, since: str = "") -> "_Flag":
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.since = since
+        return member
+
+
+class Cmd(_Constant):
+    """enum bpf_cmd: the first argument of bpf(2)."""
+
+    BPF_MAP_CREATE = 0, "3.18"
+    BPF_MAP_LOOKUP_ELEM = 1, "3.18"
+    BPF_MAP_UPDATE_ELEM = 2, "3.18"
+    BPF_MAP_DELETE_ELEM = 3, "3.18"
+    BPF_MAP_GET_NEXT_KEY = 4, "3.18"
+    BPF_PROG_LOAD = 5, "3.18"
+    BPF_OBJ_PIN = 6, "4.4"
+    BPF_OBJ_GET = 7, "4.4"
+    BPF_PROG_ATTACH = 8, "4.10"
+    BPF_PROG_DETACH = 9, "4.10"
+    BPF_PROG_TEST_RUN = 10, "4.12"
+    BPF_PROG_GET_NEXT_ID = 11, "4.13"
+    BPF_MAP_GET_NEXT_ID = 12, "4.13"
+    BPF_PROG_GET_FD_BY_ID = 13, "4.13"
+    BPF_MAP_GET_FD_BY_ID = 14, "4.13"
+    BPF_OBJ_GET_INFO_BY_FD = 15, "4.13"
+    BPF_PROG_QUERY = 16, "4.15"
+    BPF_RAW_TRACEPOINT_OPEN = 17, "4.17"
+    BPF_BTF_LOAD = 18, "4.18"
+    BPF_BTF_GET_FD_BY_ID = 19, "4.18"
+    BPF_TASK_FD_QUERY = 20, "4.18"
+    BPF_MAP_LOOKUP_AND_DELETE_ELEM = 21, "4.20"
+    BPF_MAP_FREEZE = 22, "5.2"
+    BPF_BTF_GET_NEXT_ID = 23, "5.4"
+    BPF_MAP_LOOKUP_BATCH = 24, "5.6"
+    BPF_MAP_LOOKUP_AND_DELETE_BATCH = 25, "5.6"
+    BPF_MAP_UPDATE_BATCH = 26, "5.6"
+    BPF_MAP_DELETE_BATCH = 27, "5.6"
+    BPF_LINK_CREATE = 28, "5.7"
+    BPF_LINK_UPDATE = 29, "5.7"
+    BPF_LINK_GET_FD_BY_ID = 30, "5.8"
+    BPF_LINK_GET_NEXT_ID = 31, "5.8"
+    BPF_ENABLE_STATS = 32, "5.8"
+    BPF_ITER_CREATE = 33, "5.8"
+    BPF_LINK_DETACH = 34, "5.9"
+    BPF_PROG_BIND_MAP = 35, "5.10"
+    BPF_TOKEN_CREATE = 36, "6.9"
+    BPF_PROG_STREAM_READ_BY_FD = 37, "6.17"
+    BPF_PROG_ASSOC_STRUCT_OPS = 38, "7.0"
+
+
+class MapType(_Constant):
+    """enum bpf_map_type. rawbpf is about two of them: BPF_MAP_TYPE_QUEUE and BPF_MAP_TYPE_STACK."""
+
+    BPF_MAP_TYPE_UNSPEC = 0, "3.18"
+    BPF_MAP_TYPE_HASH = 1, "3.19"
+    BPF_MAP_TYPE_ARRAY = 2, "3.19"
+    BPF_MAP_TYPE_PROG_ARRAY = 3, "4.2"
+    BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4, "4.3"
+    BPF_MAP_TYPE_PERCPU_HASH = 5, "4.6"
+    BPF_MAP_TYPE_PERCPU_ARRAY = 6, "4.6"
+    BPF_MAP_TYPE_STACK_TRACE = 7, "4.6"
+    BPF_MAP_TYPE_CGROUP_ARRAY = 8, "4.8"
+    BPF_MAP_TYPE_LRU_HASH = 9, "4.10"
+    BPF_MAP_TYPE_LRU_PERCPU_HASH = 10, "4.10"
+    BPF_MAP_TYPE_LPM_TRIE = 11, "4.11"
+    BPF_MAP_TYPE_ARRAY_OF_MAPS = 12, "4.12"
+    BPF_MAP_TYPE_HASH_OF_MAPS = 13, "4.12"
+    BPF_MAP_TYPE_DEVMAP = 14, "4.14"
+    BPF_MAP_TYPE_SOCKMAP = 15, "4.14"
+    BPF_MAP_TYPE_CPUMAP = 16, "4.15"
+    BPF_MAP_TYPE_XSKMAP = 17, "4.18"
+    BPF_MAP_TYPE_SOCKHASH = 18, "4.18"
+    BPF_MAP_TYPE_CGROUP_STORAGE = 19, "4.19"
+    BPF_MAP_TYPE_REUSEPORT_SOCKARRAY = 20, "4.19"
+    BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE = 21, "4.20"
+    BPF_MAP_TYPE_QUEUE = 22, "4.20"
+    BPF_MAP_TYPE_STACK = 23, "4.20"
+    BPF_MAP_TYPE_SK_STORAGE = 24, "5.2"
+    BPF_MAP_TYPE_DEVMAP_HASH = 25, "5.4"
+    BPF_MAP_TYPE_STRUCT_OPS = 26, "5.6"
+    BPF_MAP_TYPE_RINGBUF = 27, "5.8"
+    BPF_MAP_TYPE_INODE_STORAGE = 28, "5.10"
+    BPF_MAP_TYPE_TASK_STORAGE = 29, "5.11"
+    BPF_MAP_TYPE_BLOOM_FILTER = 30, "5.16"
+    BPF_MAP_TYPE_USER_RINGBUF = 31, "6.1"
+    BPF_MAP_TYPE_CGRP_STORAGE = 32, "6.2"
+    BPF_MAP_TYPE_ARENA = 33, "6.9"
+    BPF_MAP_TYPE_INSN_ARRAY = 34, "6.19"
+    BPF_MAP_TYPE_RHASH = 35, "7.2"
+
+
+class ProgType(_Constant):
+    """enum bpf_prog_type."""
+
+    BPF_PROG_TYPE_UNSPEC = 0, "3.18"
+    BPF_PROG_TYPE_SOCKET_FILTER = 1, "3.19"
+    BPF_PROG_TYPE_KPROBE = 2, "4.1"
+    BPF_PROG_TYPE_SCHED_CLS = 3, "4.1"
+    BPF_PROG_TYPE_SCHED_ACT = 4, "4.1"
+    BPF_PROG_TYPE_TRACEPOINT = 5, "4.7"
+    BPF_PROG_TYPE_XDP = 6, "4.8"
+    BPF_PROG_TYPE_PERF_EVENT = 7, "4.9"
+    BPF_PROG_TYPE_CGROUP_SKB = 8, "4.10"
+    BPF_PROG_TYPE_CGROUP_SOCK = 9, "4.10"
+    BPF_PROG_TYPE_LWT_IN = 10, "4.10"
+    BPF_PROG_TYPE_LWT_OUT = 11, "4.10"
+    BPF_PROG_TYPE_LWT_XMIT = 12, "4.10"
+    BPF_PROG_TYPE_SOCK_OPS = 13, "4.13"
+    BPF_PROG_TYPE_SK_SKB = 14, "4.14"
+    BPF_PROG_TYPE_CGROUP_DEVICE = 15, "4.15"
+    BPF_PROG_TYPE_SK_MSG = 16, "4.17"
+    BPF_PROG_TYPE_RAW_TRACEPOINT = 17, "4.17"
+    BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 18, "4.17"
+    BPF_PROG_TYPE_LWT_SEG6LOCAL = 19, "4.18"
+    BPF_PROG_TYPE_LIRC_MODE2 = 20, "4.18"
+    BPF_PROG_TYPE_SK_REUSEPORT = 21, "4.19"
+    BPF_PROG_TYPE_FLOW_DISSECTOR = 22, "4.20"
+    BPF_PROG_TYPE_CGROUP_SYSCTL = 23, "5.2"
+    BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE = 24, "5.2"
+    BPF_PROG_TYPE_CGROUP_SOCKOPT = 25, "5.3"
+    BPF_PROG_TYPE_TRACING = 26, "5.5"
+    BPF_PROG_TYPE_STRUCT_OPS = 27, "5.6"
+    BPF_PROG_TYPE_EXT = 28, "5.6"
+    BPF_PROG_TYPE_LSM = 29, "5.7"
+    BPF_PROG_TYPE_SK_LOOKUP = 30, "5.9"
+    BPF_PROG_TYPE_SYSCALL = 31, "5.14"
+    BPF_PROG_TYPE_NETFILTER = 32, "6.4"
+
+
+class MapFlag(_Flag):
+    """Flags of BPF_MAP_CREATE (map_flags)."""
+
+    BPF_F_NO_PREALLOC = 1 << 0, "4.6"
+    BPF_F_NO_COMMON_LRU = 1 << 1, "4.10"
+    BPF_F_NUMA_NODE = 1 << 2, "4.14"
+    BPF_F_RDONLY = 1 << 3, "4.15"
+    BPF_F_WRONLY = 1 << 4, "4.15"
+    BPF_F_STACK_BUILD_ID = 1 << 5, "4.17"
+    BPF_F_ZERO_SEED = 1 << 6, "5.0"
+    BPF_F_RDONLY_PROG = 1 << 7, "5.2"
+    BPF_F_WRONLY_PROG = 1 << 8, "5.2"
+    BPF_F_CLONE = 1 << 9, "5.4"
+    BPF_F_MMAPABLE = 1 << 10, "5.5"
+    BPF_F_PRESERVE_ELEMS = 1 << 11, "5.10"
+    BPF_F_INNER_MAP = 1 << 12, "5.10"
+    BPF_F_LINK = 1 << 13, "6.4"
+    BPF_F_VTYPE_BTF_OBJ_FD = 1 << 15, "6.9"
+    BPF_F_TOKEN_FD = 1 << 16, "6.9"
+    BPF_F_SEGV_ON_FAULT = 1 << 17, "6.9"
+    BPF_F_NO_USER_CONV = 1 << 18, "6.9"
+    BPF_F_RB_OVERWRITE = 1 << 19, "6.19"
+
+
+class ElemFlag(_Flag):
+    """Flags of the element commands. A push takes BPF_ANY and BPF_EXIST, a peek and a pop none."""
+
+    BPF_ANY = 0, "3.18"
+    BPF_NOEXIST = 1 << 0, "3.18"
+    BPF_EXIST = 1 << 1, "3.18"
+    BPF_F_LOCK = 1 << 2, "5.1"
+    BPF_F_CPU = 1 << 3, "7.0"
+    BPF_F_ALL_CPUS = 1 << 4, "7.0"
+
+
+class FileFlag(_Flag):
+    """Flags of BPF_OBJ_GET, BPF_OBJ_PIN (file_flags) and BPF_MAP_GET_FD_BY_ID (open_flags)."""
+
+    BPF_F_RDONLY = 1 << 3, "4.15"
+    BPF_F_WRONLY = 1 << 4, "4.15"
+    BPF_F_PATH_FD = 1 << 14, "6.5"
+
+
+BPF_ANY = ElemFlag.BPF_ANY
+BPF_NOEXIST = ElemFlag.BPF_NOEXIST
+BPF_EXIST = ElemFlag.BPF_EXIST

@@ -1,0 +1,380 @@
+/* The bpf(2) ABI, as one text: build_ffi.py gives it to cffi (which tells
+ * Python what is here) and to the C compiler (which checks it). It needs no
+ * kernel header, so the layout does not depend on the machine that builds it.
+ *
+ * Each field's comment says at which byte it stands and which Linux brought
+ * it:   uint32_t map_flags;   / * 16  4.6 * /   The byte is not a remark:
+ * build_ffi.py turns every one into a _Static_assert. The comment after a
+ * struct's brace names the commands that read the struct. The kernel's text
+ * has no tags (bpf_attr_batch) here; cffi can't place what has none.
+ *
+ * A pointer travels as a uint64_t, and every uint64_t is aligned to 8 bytes on
+ * every architecture. The padding that takes is written out (`uint32_t :32`),
+ * so that 32-bit compilers, which align to 4, agree.
+ *
+ * Source: include/uapi/linux/bpf.h. */
+
+union bpf_attr {
+    struct {                                /* BPF_MAP_CREATE */
+        uint32_t map_type;                  /*  0  3.18 */
+        uint32_t key_size;                  /*  4  3.18 */
+        uint32_t value_size;                /*  8  3.18 */
+        uint32_t max_entries;               /* 12  3.18 */
+        uint32_t map_flags;                 /* 16  4.6 */
+        uint32_t inner_map_fd;              /* 20  4.12 */
+        uint32_t numa_node;                 /* 24  4.14 */
+        char     map_name[16];              /* 28  4.15 */
+        uint32_t map_ifindex;               /* 44  4.16 */
+        uint32_t btf_fd;                    /* 48  4.18 */
+        uint32_t btf_key_type_id;           /* 52  4.18 */
+        uint32_t btf_value_type_id;         /* 56  4.18 */
+        uint32_t btf_vmlinux_value_type_id; /* 60  5.6 */
+        uint64_t map_extra;                 /* 64  5.16 */
+        int32_t  value_type_btf_obj_fd;     /* 72  6.9 */
+        int32_t  map_token_fd;              /* 76  6.9 */
+        uint64_t excl_prog_hash;            /* 80  6.18 */
+        uint32_t excl_prog_hash_size;       /* 88  6.18 */
+        uint32_t :32;
+    };
+
+    struct {                                /* BPF_MAP_LOOKUP_ELEM BPF_MAP_UPDATE_ELEM BPF_MAP_DELETE_ELEM BPF_MAP_GET_NEXT_KEY BPF_MAP_LOOKUP_AND_DELETE_ELEM BPF_MAP_FREEZE */
+        uint32_t map_fd;                    /*  0  3.18 */
+        uint32_t :32;
+        uint64_t key;                       /*  8  3.18 */
+        union {
+            uint64_t value;                 /* 16  3.18 */
+            uint64_t next_key;              /* 16  3.18 */
+        };
+        uint64_t flags;                     /* 24  3.19 */
+    };
+
+    struct bpf_attr_batch {                 /* BPF_MAP_LOOKUP_BATCH BPF_MAP_LOOKUP_AND_DELETE_BATCH BPF_MAP_UPDATE_BATCH BPF_MAP_DELETE_BATCH */
+        uint64_t in_batch;                  /*  0  5.6 */
+        uint64_t out_batch;                 /*  8  5.6 */
+        uint64_t keys;                      /* 16  5.6 */
+        uint64_t values;                    /* 24  5.6 */
+        uint32_t count;                     /* 32  5.6 */
+        uint32_t map_fd;                    /* 36  5.6 */
+        uint64_t elem_flags;                /* 40  5.6 */
+        uint64_t flags;                     /* 48  5.6 */
+    } batch;
+
+    struct {                                /* BPF_PROG_LOAD */
+        uint32_t prog_type;                 /*  0  3.18 */
+        uint32_t insn_cnt;                  /*  4  3.18 */
+        uint64_t insns;                     /*  8  3.18 */
+        uint64_t license;                   /* 16  3.18 */
+        uint32_t log_level;                 /* 24  3.18 */
+        uint32_t log_size;                  /* 28  3.18 */
+        uint64_t log_buf;                   /* 32  3.18 */
+        uint32_t kern_version;              /* 40  4.1 */
+        uint32_t prog_flags;                /* 44  4.12 */
+        char     prog_name[16];             /* 48  4.15 */
+        uint32_t prog_ifindex;              /* 64  4.15 */
+        uint32_t expected_attach_type;      /* 68  4.17 */
+        uint32_t prog_btf_fd;               /* 72  5.0 */
+        uint32_t func_info_rec_size;        /* 76  5.0 */
+        uint64_t func_info;                 /* 80  5.0 */
+        uint32_t func_info_cnt;             /* 88  5.0 */
+        uint32_t line_info_rec_size;        /* 92  5.0 */
+        uint64_t line_info;                 /* 96  5.0 */
+        uint32_t line_info_cnt;             /* 104  5.0 */
+        uint32_t attach_btf_id;             /* 108  5.5 */
+        union {
+            uint32_t attach_prog_fd;        /* 112  5.5 */
+            uint32_t attach_btf_obj_fd;     /* 112  5.11 */
+        };
+        uint32_t core_relo_cnt;             /* 116  5.17 */
+        uint64_t fd_array;                  /* 120  5.14 */
+        uint64_t core_relos;                /* 128  5.17 */
+        uint32_t core_relo_rec_size;        /* 136  5.17 */
+        uint32_t log_true_size;             /* 140  6.4 */
+        int32_t  prog_token_fd;             /* 144  6.9 */
+        uint32_t fd_array_cnt;              /* 148  6.14 */
+        uint64_t signature;                 /* 152  6.18 */
+        uint32_t signature_size;            /* 160  6.18 */
+        int32_t  keyring_id;                /* 164  6.18 */
+    };
+
+    struct {                                /* BPF_OBJ_PIN BPF_OBJ_GET */
+        uint64_t pathname;                  /*  0  4.4 */
+        uint32_t bpf_fd;                    /*  8  4.4 */
+        uint32_t file_flags;                /* 12  4.15 */
+        int32_t  path_fd;                   /* 16  6.5 */
+        uint32_t :32;
+    };
+
+    struct {                                /* BPF_PROG_ATTACH BPF_PROG_DETACH */
+        union {
+            uint32_t target_fd;             /*  0  4.10 */
+            uint32_t target_ifindex;        /*  0  6.6 */
+        };
+        uint32_t attach_bpf_fd;             /*  4  4.10 */
+        uint32_t attach_type;               /*  8  4.10 */
+        uint32_t attach_flags;              /* 12  4.11 */
+        uint32_t replace_bpf_fd;            /* 16  5.6 */
+        union {
+            uint32_t relative_fd;           /* 20  6.6 */
+            uint32_t relative_id;           /* 20  6.6 */
+        };
+        uint64_t expected_revision;         /* 24  6.6 */
+    };
+
+    struct bpf_attr_test {                  /* BPF_PROG_TEST_RUN */
+        uint32_t prog_fd;                   /*  0  4.12 */
+        uint32_t retval;                    /*  4  4.12 */
+        uint32_t data_size_in;              /*  8  4.12 */
+        uint32_t data_size_out;             /* 12  4.12 */
+        uint64_t data_in;                   /* 16  4.12 */
+        uint64_t data_out;                  /* 24  4.12 */
+        uint32_t repeat;                    /* 32  4.12 */
+        uint32_t duration;                  /* 36  4.12 */
+        uint32_t ctx_size_in;               /* 40  5.2 */
+        uint32_t ctx_size_out;              /* 44  5.2 */
+        uint64_t ctx_in;                    /* 48  5.2 */
+        uint64_t ctx_out;                   /* 56  5.2 */
+        uint32_t flags;                     /* 64  5.10 */
+        uint32_t cpu;                       /* 68  5.10 */
+        uint32_t batch_size;                /* 72  5.18 */
+        uint32_t :32;
+    } test;
+
+    struct {                                /* BPF_PROG_GET_NEXT_ID BPF_MAP_GET_NEXT_ID BPF_BTF_GET_NEXT_ID BPF_LINK_GET_NEXT_ID BPF_PROG_GET_FD_BY_ID BPF_MAP_GET_FD_BY_ID BPF_BTF_GET_FD_BY_ID BPF_LINK_GET_FD_BY_ID */
+        union {
+            uint32_t start_id;              /*  0  4.13 */
+            uint32_t prog_id;               /*  0  4.13 */
+            uint32_t map_id;                /*  0  4.13 */
+            uint32_t btf_id;                /*  0  4.18 */
+            uint32_t link_id;               /*  0  5.8 */
+        };
+        uint32_t next_id;                   /*  4  4.13 */
+        uint32_t open_flags;                /*  8  4.15 */
+        int32_t  fd_by_id_token_fd;         /* 12  6.15 */
+    };
+
+    struct bpf_attr_info {                  /* BPF_OBJ_GET_INFO_BY_FD */
+        uint32_t bpf_fd;                    /*  0  4.13 */
+        uint32_t info_len;                  /*  4  4.13 */
+        uint64_t info;                      /*  8  4.13 */
+    } info;
+
+    struct bpf_attr_query {                 /* BPF_PROG_QUERY */
+        union {
+            uint32_t target_fd;             /*  0  4.15 */
+            uint32_t target_ifindex;        /*  0  6.6 */
+        };
+        uint32_t attach_type;               /*  4  4.15 */
+        uint32_t query_flags;               /*  8  4.15 */
+        uint32_t attach_flags;              /* 12  4.15 */
+        uint64_t prog_ids;                  /* 16  4.15 */
+        union {
+            uint32_t prog_cnt;              /* 24  4.15 */
+            uint32_t count;                 /* 24  6.6 */
+        };
+        uint32_t :32;
+        uint64_t prog_attach_flags;         /* 32  6.0 */
+        uint64_t link_ids;                  /* 40  6.6 */
+        uint64_t link_attach_flags;         /* 48  6.6 */
+        uint64_t revision;                  /* 56  6.6 */
+    } query;
+
+    struct bpf_attr_raw_tracepoint {        /* BPF_RAW_TRACEPOINT_OPEN */
+        uint64_t name;                      /*  0  4.17 */
+        uint32_t prog_fd;                   /*  8  4.17 */
+        uint32_t :32;
+        uint64_t cookie;                    /* 16  6.10 */
+    } raw_tracepoint;
+
+    struct {                                /* BPF_BTF_LOAD */
+        uint64_t btf;                       /*  0  4.18 */
+        uint64_t btf_log_buf;               /*  8  4.18 */
+        uint32_t btf_size;                  /* 16  4.18 */
+        uint32_t btf_log_size;              /* 20  4.18 */
+        uint32_t btf_log_level;             /* 24  4.18 */
+        uint32_t btf_log_true_size;         /* 28  6.4 */
+        uint32_t btf_flags;                 /* 32  6.9 */
+        int32_t  btf_token_fd;              /* 36  6.9 */
+    };
+
+    struct bpf_attr_task_fd_query {         /* BPF_TASK_FD_QUERY */
+        uint32_t pid;                       /*  0  4.18 */
+        uint32_t fd;                        /*  4  4.18 */
+        uint32_t flags;                     /*  8  4.18 */
+        uint32_t buf_len;                   /* 12  4.18 */
+        uint64_t buf;                       /* 16  4.18 */
+        uint32_t prog_id;                   /* 24  4.18 */
+        uint32_t fd_type;                   /* 28  4.18 */
+        uint64_t probe_offset;              /* 32  4.18 */
+        uint64_t probe_addr;                /* 40  4.18 */
+    } task_fd_query;
+
+    struct bpf_attr_link_create {           /* BPF_LINK_CREATE */
+        union {
+            uint32_t prog_fd;               /*  0  5.7 */
+            uint32_t map_fd;                /*  0  6.4 */
+        };
+        union {
+            uint32_t target_fd;             /*  4  5.7 */
+            uint32_t target_ifindex;        /*  4  5.9 */
+        };
+        uint32_t attach_type;               /*  8  5.7 */
+        uint32_t flags;                     /* 12  5.7 */
+        union {
+            uint32_t target_btf_id;         /* 16  5.10 */
+            struct {
+                uint64_t iter_info;         /* 16  5.9 */
+                uint32_t iter_info_len;     /* 24  5.9 */
+                uint32_t :32;
+            };
+            struct bpf_attr_perf_event {
+                uint64_t bpf_cookie;        /* 16  5.15 */
+            } perf_event;
+            struct bpf_attr_kprobe_multi {
+                uint32_t flags;             /* 16  5.18 */
+                uint32_t cnt;               /* 20  5.18 */
+                uint64_t syms;              /* 24  5.18 */
+                uint64_t addrs;             /* 32  5.18 */
+                uint64_t cookies;           /* 40  5.18 */
+            } kprobe_multi;
+            struct bpf_attr_tracing {
+                uint32_t target_btf_id;     /* 16  5.19 */
+                uint32_t :32;
+                uint64_t cookie;            /* 24  5.19 */
+            } tracing;
+            struct bpf_attr_netfilter {
+                uint32_t pf;                /* 16  6.4 */
+                uint32_t hooknum;           /* 20  6.4 */
+                int32_t  priority;          /* 24  6.4 */
+                uint32_t flags;             /* 28  6.4 */
+            } netfilter;
+            struct bpf_attr_tcx {
+                union {
+                    uint32_t relative_fd;   /* 16  6.6 */
+                    uint32_t relative_id;   /* 16  6.6 */
+                };
+                uint32_t :32;
+                uint64_t expected_revision; /* 24  6.6 */
+            } tcx;
+            struct bpf_attr_uprobe_multi {
+                uint64_t path;              /* 16  6.6 */
+                uint64_t offsets;           /* 24  6.6 */
+                uint64_t ref_ctr_offsets;   /* 32  6.6 */
+                uint64_t cookies;           /* 40  6.6 */
+                uint32_t cnt;               /* 48  6.6 */
+                uint32_t flags;             /* 52  6.6 */
+                uint32_t pid;               /* 56  6.6 */
+                uint32_t path_fd;           /* 60  7.2 */
+            } uprobe_multi;
+            struct bpf_attr_netkit {
+                union {
+                    uint32_t relative_fd;   /* 16  6.7 */
+                    uint32_t relative_id;   /* 16  6.7 */
+                };
+                uint32_t :32;
+                uint64_t expected_revision; /* 24  6.7 */
+            } netkit;
+            struct bpf_attr_cgroup {
+                union {
+                    uint32_t relative_fd;   /* 16  6.17 */
+                    uint32_t relative_id;   /* 16  6.17 */
+                };
+                uint32_t :32;
+                uint64_t expected_revision; /* 24  6.17 */
+            } cgroup;
+            struct bpf_attr_tracing_multi {
+                uint64_t ids;               /* 16  7.2 */
+                uint64_t cookies;           /* 24  7.2 */
+                uint32_t cnt;               /* 32  7.2 */
+                uint32_t :32;
+            } tracing_multi;
+        };
+    } link_create;
+
+    struct bpf_attr_link_update {           /* BPF_LINK_UPDATE */
+        uint32_t link_fd;                   /*  0  5.7 */
+        union {
+            uint32_t new_prog_fd;           /*  4  5.7 */
+            uint32_t new_map_fd;            /*  4  6.4 */
+        };
+        uint32_t flags;                     /*  8  5.7 */
+        union {
+            uint32_t old_prog_fd;           /* 12  5.7 */
+            uint32_t old_map_fd;            /* 12  6.4 */
+        };
+    } link_update;
+
+    struct bpf_attr_link_detach {           /* BPF_LINK_DETACH */
+        uint32_t link_fd;                   /*  0  5.9 */
+    } link_detach;
+
+    struct bpf_attr_enable_stats {          /* BPF_ENABLE_STATS */
+        uint32_t type;                      /*  0  5.8 */
+    } enable_stats;
+
+    struct bpf_attr_iter_create {           /* BPF_ITER_CREATE */
+        uint32_t link_fd;                   /*  0  5.8 */
+        uint32_t flags;                     /*  4  5.8 */
+    } iter_create;
+
+    struct bpf_attr_prog_bind_map {         /* BPF_PROG_BIND_MAP */
+        uint32_t prog_fd;                   /*  0  5.10 */
+        uint32_t map_fd;                    /*  4  5.10 */
+        uint32_t flags;                     /*  8  5.10 */
+    } prog_bind_map;
+
+    struct bpf_attr_token_create {          /* BPF_TOKEN_CREATE */
+        uint32_t flags;                     /*  0  6.9 */
+        uint32_t bpffs_fd;                  /*  4  6.9 */
+    } token_create;
+
+    struct bpf_attr_prog_stream_read {      /* BPF_PROG_STREAM_READ_BY_FD */
+        uint64_t stream_buf;                /*  0  6.17 */
+        uint32_t stream_buf_len;            /*  8  6.17 */
+        uint32_t stream_id;                 /* 12  6.17 */
+        uint32_t prog_fd;                   /* 16  6.17 */
+        uint32_t :32;
+    } prog_stream_read;
+
+    struct bpf_attr_prog_assoc_struct_ops { /* BPF_PROG_ASSOC_STRUCT_OPS */
+        uint32_t map_fd;                    /*  0  7.0 */
+        uint32_t prog_fd;                   /*  4  7.0 */
+        uint32_t flags;                     /*  8  7.0 */
+    } prog_assoc_struct_ops;
+};
+
+struct bpf_map_info {
+    uint32_t type;                          /*  0  4.13 */
+    uint32_t id;                            /*  4  4.13 */
+    uint32_t key_size;                      /*  8  4.13 */
+    uint32_t value_size;                    /* 12  4.13 */
+    uint32_t max_entries;                   /* 16  4.13 */
+    uint32_t map_flags;                     /* 20  4.13 */
+    char     name[16];                      /* 24  4.15 */
+    uint32_t ifindex;                       /* 40  4.16 */
+    uint32_t btf_vmlinux_value_type_id;     /* 44  5.6 */
+    uint64_t netns_dev;                     /* 48  4.16 */
+    uint64_t netns_ino;                     /* 56  4.16 */
+    uint32_t btf_id;                        /* 64  4.18 */
+    uint32_t btf_key_type_id;               /* 68  4.18 */
+    uint32_t btf_value_type_id;             /* 72  4.18 */
+    uint32_t btf_vmlinux_id;                /* 76  6.9 */
+    uint64_t map_extra;                     /* 80  5.16 */
+    uint64_t hash;                          /* 88  6.18 */
+    uint32_t hash_size;                     /* 96  6.18 */
+    uint32_t :32;
+};
+
+/* The door: every call into the kernel passes bpf(). It returns what the
+ * system call does inside the kernel: 0 or more, or a negative errno. */
+int bpf(int cmd, void *attr, uint32_t size);
+
+/* The system call behind the door, for whoever stands there: with bpf_hooked
+ * set, bpf() asks the Python function bpf_hook(cmd, attr, size) instead. */
+int bpf_syscall(int cmd, void *attr, uint32_t size);
+extern int bpf_hooked;
+
+/* The three calls that a program makes a million times. They fill the attr on
+ * the C stack, because filling it from Python costs as much as the call. */
+int map_update_elem(int fd, void *key, void *value, uint64_t flags);
+int map_lookup_elem(int fd, void *key, void *value);
+int map_lookup_and_delete_elem(int fd, void *key, char *value, uint32_t value_size);

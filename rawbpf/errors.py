@@ -1,0 +1,152 @@
+"""BpfError and its family, and what an errno means for which command.
+
+Python would turn a bare ENOENT into FileNotFoundError and read E2BIG as "Argument list too long". For a queue they
+mean empty and full. Each class here is both: an OSError with the kernel's errno, and the exception that Python code
+expects of such an event.
+"""
+
+import errno
+import os
+import queue
+from typing import NamedTuple
+
+from rawbpf import privileges
+from rawbpf.abi import ENOTSUPP, Cmd
+from rawbpf.door import raise_hook_failure
+
+
+class BpfError(OSError):
+    """A bpf(2) call failed. `errno`: the kernel's; `cmd`: the command; `strerror`: what happened, in the map's terms;
+    `hint`: what would help, or ""."""
+
+    cmd: Cmd
+    hint: str
+
+    def __init__(self, error: int, what: str, cmd: Cmd, hint: str = "") -> None:
+        super().__init__(error, what)
+        self.cmd = cmd
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.strerror} [{self.cmd.name}: {errno_name(self.errno or 0)}]"
+        return f"{text}; {self.hint}" if self.hint else text
+
+    def __reduce__(self) -> tuple[type["BpfError"], tuple[int | None, str | None, Cmd, str]]:
+        return type(self), (self.errno, self.strerror, self.cmd, self.hint)
+
+
+class Empty(BpfError, queue.Empty):
+    """Peek or pop on a map without elements (ENOENT)."""
+
+
+class Full(BpfError, queue.Full):
+    """Push with BPF_ANY on a map that holds max_entries elements (E2BIG)."""
+
+
+class Busy(BpfError, BlockingIOError):
+    """The map's lock could not be had, ten times over (EBUSY). Nothing was done; call again."""
+
+
+class NotPermitted(BpfError, PermissionError):
+    """The kernel refused (EPERM, EACCES). The hint says why, from evidence."""
+
+
+class NotFound(BpfError, FileNotFoundError):
+    """No such pin, id or name (ENOENT)."""
+
+
+class AlreadyExists(BpfError, FileExistsError):
+    """Something is pinned at that path already (EEXIST)."""
+
+
+def errno_name(error: int) -> str:
+    """The symbol of an errno, the kernel-internal ENOTSUPP (524) included."""
+    return "ENOTSUPP" if error == ENOTSUPP else errno.errorcode.get(error, str(error))
+
+
+class _Meaning(NamedTuple):
+    """The class to raise, and texts in which {subject}, {path} and the like stand for the caller's details."""
+
+    error: type[BpfError]
+    what: str
+    hint: str = ""
+
+
+_EMPTY = _Meaning(Empty, "{subject} is empty")
+
+# What an errno means for one command.
+_BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
+    (Cmd.BPF_MAP_LOOKUP_ELEM, errno.ENOENT): _EMPTY,
+    (Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, errno.ENOENT): _EMPTY,
+    (Cmd.BPF_MAP_UPDATE_ELEM, errno.E2BIG): _Meaning(
+        Full,
+        "{subject} is full ({max_entries} entries)",
+        "pop first, or push with BPF_EXIST to overwrite the oldest",
+    ),
+    (Cmd.BPF_MAP_CREATE, errno.ENOMEM): _Meaning(
+        BpfError,
+        "no memory for {subject}: {max_entries} entries of {value_size} bytes",
+        "the map is allocated at once and charged to the memory cgroup",
+    ),
+    (Cmd.BPF_MAP_CREATE, errno.E2BIG): _Meaning(
+        BpfError,
+        "{subject} can't be created with value_size {value_size}",
+        "the largest value is KMALLOC_MAX_SIZE: 4 MiB where pages have 4 KiB",
+    ),
+    (Cmd.BPF_MAP_CREATE, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject}: this kernel does not know the map type or one of the flags",
+        "queue and stack maps need Linux 4.20, BPF_F_*_PROG 5.2, tokens 6.9, and a NUMA node must be online",
+    ),
+    (Cmd.BPF_MAP_CREATE, errno.EBADF): _Meaning(BpfError, "{subject}: the token's descriptor is not open"),
+    (Cmd.BPF_OBJ_PIN, errno.EEXIST): _Meaning(AlreadyExists, "{path!r} exists", "unlink it first, or choose another"),
+    (Cmd.BPF_OBJ_PIN, errno.ENOENT): _Meaning(NotFound, "{path!r}: the directory does not exist"),
+    (Cmd.BPF_OBJ_PIN, errno.EPERM): _Meaning(NotPermitted, "{path!r} can't hold a pin"),
+    (Cmd.BPF_OBJ_PIN, errno.EACCES): _Meaning(NotPermitted, "{path!r}: no permission to write the directory"),
+    (Cmd.BPF_OBJ_GET, errno.ENOENT): _Meaning(NotFound, "nothing is pinned at {path!r}"),
+    (Cmd.BPF_OBJ_GET, errno.EACCES): _Meaning(
+        NotPermitted,
+        "{path!r} can't be opened",
+        "it is no pin of a BPF object, or its file mode does not allow this access",
+    ),
+    (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EINVAL): _Meaning(BpfError, "{subject} is open, and no BPF object"),
+    (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): _Meaning(BpfError, "{subject} is not open"),
+    (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no map has {subject}"),
+    (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
+}
+
+# What it means for all the others.
+_BY_ERRNO: dict[int, _Meaning] = {
+    errno.EPERM: _Meaning(NotPermitted, "{subject}: not permitted"),
+    errno.EACCES: _Meaning(NotPermitted, "{subject}: no access"),
+    errno.EBUSY: _Meaning(Busy, "{subject} stayed locked", "nothing was done: call again"),
+    errno.EBADF: _Meaning(BpfError, "{subject}: the descriptor is not open", "somebody else closed it"),
+    errno.EMFILE: _Meaning(BpfError, "{subject}: this process has no free descriptor", "raise its limit: ulimit -n"),
+    errno.ENFILE: _Meaning(BpfError, "{subject}: the system has no free descriptor", "sysctl fs.file-max"),
+}
+
+
+def bpf_error(cmd: Cmd, error: int, *, fd: int | None = None, hint: str = "", **details: object) -> BpfError:
+    """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
+
+    An EPERM is explained from evidence (privileges.py). First raises what a hook at the door raised, if that is
+    why the call failed.
+    """
+    raise_hook_failure()
+    meaning = _BY_COMMAND.get((cmd, error)) or _BY_ERRNO.get(error)
+    if meaning is None:
+        meaning = _Meaning(BpfError, "{subject}: " + (strerror(error)))
+    details.setdefault("subject", "bpf(2)")
+    if not hint:
+        hint = meaning.hint
+        if error == errno.EPERM:
+            hint = privileges.why_not_permitted(cmd, fd)
+    exception = meaning.error(error, meaning.what.format_map(details), cmd, hint)
+    if "path" in details:
+        exception.filename = details["path"]
+    return exception
+
+
+def strerror(error: int) -> str:
+    """The text of an errno; strerror(3) has none for ENOTSUPP (524)."""
+    return "operation not supported by this map" if error == ENOTSUPP else os.strerror(error)

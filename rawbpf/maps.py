@@ -1,0 +1,543 @@
+"""Queue and Stack: the two map types as Python objects."""
+
+import errno
+import os
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
+
+from rawbpf import syscall
+from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
+from rawbpf.door import ffi, lib
+from rawbpf.errors import NotFound, bpf_error
+from rawbpf.syscall import MapInfo, StrPath
+from rawbpf.values import Codec, ValueSpec, codec_for
+
+if TYPE_CHECKING:
+    import ctypes
+    import struct
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from rawbpf._native import CData
+
+T = TypeVar("T")
+D = TypeVar("D")
+S = TypeVar("S", bound="Map[Any]")
+
+_ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WRONLY}
+
+_NULL = ffi.NULL
+_VALUE = ffi.typeof("char[]")
+
+
+class HasFileno(Protocol):
+    """Anything with a descriptor: a file, a socket, a token."""
+
+    def fileno(self) -> int: ...
+
+
+class _Raise:
+    """The default of `default`: raise Empty."""
+
+    def __repr__(self) -> str:
+        return "<raise Empty>"
+
+
+_RAISE = _Raise()
+
+# Elements that a process took belong to that process: see _forget_held().
+_all_maps: "weakref.WeakSet[Map[Any]]" = weakref.WeakSet()
+
+
+class Map(Generic[T]):
+    """What Queue and Stack share; make one of those.
+
+    An open map holds one descriptor. Close it, or use `with`: a map that is collected while open is a
+    ResourceWarning. All methods but close() raise ValueError afterwards. Objects may be shared between threads, and
+    after fork() parent and child share the map in the kernel.
+    """
+
+    map_type: ClassVar[MapType]
+
+    _fd = -1
+    _info: MapInfo
+    _codec: Codec[T]
+    _held: "deque[CData]"
+    _held_lock: dict[int, bool]
+
+    @overload
+    def __init__(
+        self: "Map[bytes]",
+        value: int,
+        max_entries: int,
+        *,
+        name: str = ...,
+        flags: int = ...,
+        numa_node: int | None = ...,
+        token: "int | HasFileno | None" = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Map[Any]",
+        value: "str | struct.Struct | type[ctypes._CData]",
+        max_entries: int,
+        *,
+        name: str = ...,
+        flags: int = ...,
+        numa_node: int | None = ...,
+        token: "int | HasFileno | None" = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        value: Codec[T],
+        max_entries: int,
+        *,
+        name: str = ...,
+        flags: int = ...,
+        numa_node: int | None = ...,
+        token: "int | HasFileno | None" = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        value: ValueSpec,
+        max_entries: int,
+        *,
+        name: str = "",
+        flags: int = 0,
+        numa_node: int | None = None,
+        token: "int | HasFileno | None" = None,
+    ) -> None:
+        """Creates the map (BPF_MAP_CREATE).
+
+        Args:
+            value: What an element is. An int is a size in bytes, 1 to 4194304: any buffer of that length in, bytes
+                out. A struct format ("<IH"): a tuple, or a scalar if it has one field. A ctypes type. A codec: an
+                object with `size`, `encode(value)` and `decode(data)`.
+            max_entries: How many elements the map holds, 1 to 4294967294. Memory for one more is taken at once.
+            name: Shown by info() and bpftool: at most 15 characters of [A-Za-z0-9_.].
+            flags: MapFlag bits: BPF_F_RDONLY or BPF_F_WRONLY for this descriptor, BPF_F_RDONLY_PROG or
+                BPF_F_WRONLY_PROG (Linux 5.2) for BPF programs.
+            numa_node: Where the memory comes from (sets BPF_F_NUMA_NODE); -1 is anywhere.
+            token: A BPF token, as descriptor or object with fileno() (Linux 6.9).
+
+        Raises:
+            ValueError, TypeError: An argument breaks a rule; the kernel was not asked.
+            NotPermitted: No CAP_BPF (before 5.8: CAP_SYS_ADMIN).
+            BpfError: ENOMEM, EMFILE, ENFILE.
+
+        Needs Linux 4.20. Source: Documentation/bpf/map_queue_stack.rst.
+        """
+        codec = codec_for(value)
+        fd = syscall.map_create(
+            self.map_type,
+            name,
+            0,
+            codec.size,
+            max_entries,
+            map_flags=flags,
+            numa_node=numa_node,
+            token_fd=None if token is None else _fileno(token),
+        )
+        self._adopt(fd, codec)
+
+    # Other ways to get one
+
+    @classmethod
+    def open(cls, path: StrPath, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+        """Opens the map that is pinned at `path` (BPF_OBJ_GET).
+
+        Args:
+            path: A pin in a bpffs.
+            value: As for creation; None is bytes of the map's own value_size.
+            access: "rw", "r" (peek only) or "w" (push only).
+
+        Raises:
+            NotFound: Nothing is pinned there.
+            NotPermitted: The file's mode does not allow the access, or the file is no pin (EACCES).
+            TypeError: The pin is of something else: the other map type, a program.
+            ValueError: `value` has not the map's value_size.
+        """
+        return cls._from_new_fd(syscall.obj_get(path, _open_flags(access)), value)
+
+    @classmethod
+    def from_id(cls, map_id: int, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+        """Opens the map with this id (BPF_MAP_GET_FD_BY_ID); needs CAP_SYS_ADMIN, CAP_BPF is not enough.
+
+        `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
+        """
+        return cls._from_new_fd(syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
+
+    @classmethod
+    def from_name(cls, name: str, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+        """Opens the one map of this name among all on the system; needs CAP_SYS_ADMIN.
+
+        Raises NotFound if there is none, ValueError if there are several (it lists their ids: use from_id()),
+        TypeError if the only one is of the other type; and what open() raises.
+        """
+        return cls.from_id(_id_of(name, cls.map_type), value, access=access)
+
+    @classmethod
+    def from_fd(cls, fd: int, value: ValueSpec | None = None) -> "Self":
+        """Takes over a descriptor: inherited, received, or made by other code. From now on close() closes it.
+
+        On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
+        """
+        syscall.check_fd(fd)
+        self = cls.__new__(cls)
+        codec = self._codec_of(fd, value)
+        self._adopt(syscall.above_stdio(fd), codec)
+        return self
+
+    @classmethod
+    def _from_new_fd(cls, fd: int, value: ValueSpec | None) -> "Self":
+        try:
+            return cls.from_fd(fd, value)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def _codec_of(cls, fd: int, value: ValueSpec | None) -> Codec[Any]:
+        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+        if info.type != cls.map_type:
+            other = _CLASSES[info.type].__name__
+            raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
+        codec = codec_for(info.value_size if value is None else value)
+        if codec.size != info.value_size:
+            raise ValueError(f"{codec!r} has {codec.size} bytes, {syscall.describe(info)} value_size {info.value_size}")
+        return codec
+
+    def _adopt(self, fd: int, codec: Codec[Any]) -> None:
+        self._fd = fd
+        self._codec = codec
+        self._encode = codec.encode
+        self._decode = codec.decode
+        self._held = deque()
+        self._held_lock = {0: True}
+        self._info = syscall.obj_get_info_by_fd(fd)
+        self._value_size = self._info.value_size
+        _all_maps.add(self)
+
+    # One element
+
+    def push(self, value: T, flags: int = BPF_ANY) -> None:
+        """Adds an element (BPF_MAP_UPDATE_ELEM).
+
+        Args:
+            value: Encoded to exactly value_size bytes.
+            flags: BPF_ANY: fail when full. BPF_EXIST: when full, drop the oldest element first (a stack: its bottom).
+
+        Raises:
+            Full: max_entries elements are in the map already, and flags is BPF_ANY (E2BIG).
+            NotPermitted: The descriptor is read-only, or the map frozen (EPERM).
+            Busy: The map's lock could not be had (EBUSY); nothing was pushed.
+            ValueError, TypeError: The value or the flags break a rule.
+        """
+        if flags != 0 and flags != 2:
+            syscall.check_push_flags(flags)
+        result = lib.map_update_elem(self._fd, _NULL, self._encode(value), flags)
+        if result < 0:
+            raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
+
+    @overload
+    def peek(self) -> T: ...
+    @overload
+    def peek(self, default: D) -> T | D: ...
+    def peek(self, default: Any = _RAISE) -> Any:
+        """Returns the element that pop() would take, and leaves it there (BPF_MAP_LOOKUP_ELEM).
+
+        Raises Empty if there is none and no `default` was given, NotPermitted on a write-only descriptor, Busy.
+        """
+        for held in list(self._held)[:1]:
+            return self._decode(ffi.unpack(held, self._value_size))
+        value = ffi.new(_VALUE, self._value_size)
+        result = lib.map_lookup_elem(self._fd, _NULL, value)
+        if result == 0:
+            return self._decode(ffi.unpack(value, self._value_size))
+        if result == -errno.ENOENT and default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_ELEM, result)
+
+    @overload
+    def pop(self) -> T: ...
+    @overload
+    def pop(self, default: D) -> T | D: ...
+    def pop(self, default: Any = _RAISE) -> Any:
+        """Takes an element: a queue's oldest, a stack's newest (BPF_MAP_LOOKUP_AND_DELETE_ELEM).
+
+        An element that could not be handed over, because a signal handler or the codec raised, is not lost: it comes
+        first in the next pop() or peek(), or see take_held().
+
+        Raises Empty if there is none and no `default` was given, NotPermitted if the descriptor is not read-write or
+        the map is frozen, Busy.
+        """
+        if self._held:
+            return self._pop_held(default)
+        value = ffi.new(_VALUE, self._value_size + 1)
+        try:
+            result = lib.map_lookup_and_delete_elem(self._fd, _NULL, value, self._value_size)
+            if result == 0:
+                return self._decode(ffi.unpack(value, self._value_size))
+        except BaseException:
+            # The byte behind the value says whether the kernel gave us an element: `result` may not have got here.
+            if value[self._value_size] != b"\0":
+                self._held.append(value)
+            raise
+        if result == -errno.ENOENT and default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+
+    # Elements that were taken out of the kernel and not handed over
+
+    def take_held(self) -> list[bytes]:
+        """Hands over, as raw bytes, what was taken out of the kernel and did not reach a caller; normally nothing.
+
+        The way out when a codec can't decode an element: pop() would offer the same one again.
+        """
+        held = [ffi.unpack(value, self._value_size) for value in self._held]
+        self._held.clear()
+        return held
+
+    def _pop_held(self, default: Any) -> Any:
+        # A signal handler may raise after any call, so a lock's release() could lose the element after its removal.
+        # Deleting and storing an item are no calls: whoever deletes the dict's key has the lock.
+        while True:
+            try:
+                del self._held_lock[0]
+                break
+            except KeyError:
+                time.sleep(0)
+        try:
+            if self._held:
+                element = self._decode(ffi.unpack(self._held[0], self._value_size))
+                del self._held[0]
+                return element
+        finally:
+            self._held_lock[0] = True
+        return self.pop(default)
+
+    # The map itself
+
+    def info(self) -> MapInfo:
+        """What the kernel says of the map now (BPF_OBJ_GET_INFO_BY_FD)."""
+        return syscall.obj_get_info_by_fd(self.fileno())
+
+    @property
+    def id(self) -> int:
+        """The map's number, system-wide, until it is freed."""
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        """The map's name, "" if it has none."""
+        return self._info.name
+
+    @property
+    def value_size(self) -> int:
+        """Length of a value in bytes."""
+        return self._value_size
+
+    @property
+    def max_entries(self) -> int:
+        """How many elements the map holds at most."""
+        return self._info.max_entries
+
+    @property
+    def map_flags(self) -> MapFlag:
+        """The flags it was created with, without BPF_F_RDONLY and BPF_F_WRONLY, which belong to a descriptor."""
+        return self._info.map_flags
+
+    def pin(self, path: StrPath) -> None:
+        """Gives the map a path in a bpffs (BPF_OBJ_PIN), mode 0600, where it lives until os.unlink(path).
+
+        Raises AlreadyExists, NotFound (no such directory), NotPermitted (not in a bpffs, or a '.' in the last part).
+        """
+        syscall.obj_pin(self.fileno(), path)
+
+    def freeze(self) -> None:
+        """Ends push and pop from user space for good (BPF_MAP_FREEZE); peek and BPF programs go on. Linux 5.2.
+
+        Raises NotPermitted if the descriptor is read-only or the map is frozen already.
+        """
+        syscall.map_freeze(self.fileno())
+
+    # The descriptor
+
+    def fileno(self) -> int:
+        """The descriptor. There is no readiness to wait for: poll() reports POLLERR at once, empty or not."""
+        if self._fd < 0:
+            raise ValueError(f"{self!r}")
+        return self._fd
+
+    def detach(self) -> int:
+        """Gives the descriptor away: the caller closes it, this object counts as closed."""
+        fd = self.fileno()
+        self._fd = -1
+        return fd
+
+    def close(self) -> None:
+        """Closes the descriptor. The kernel frees the map with its last descriptor, pin and program. May be repeated.
+
+        Warns (RuntimeWarning) if elements were taken out of the kernel and not handed over: see take_held().
+        """
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        os.close(fd)
+        if self._held:
+            warnings.warn(
+                f"{len(self._held)} elements of {self!r} were popped and never handed over", RuntimeWarning, 2
+            )
+
+    @property
+    def closed(self) -> bool:
+        """Whether the descriptor was closed or given away."""
+        return self._fd < 0
+
+    def __enter__(self) -> "Self":
+        self.fileno()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: "type[BaseException] | None",
+        exception: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        if self._fd < 0:
+            return f"<{kind} {self.name!r} closed>" if hasattr(self, "_info") else f"<{kind} closed>"
+        sizes = f"value_size={self.value_size} max_entries={self.max_entries}"
+        return f"<{kind} {self.name!r} fd={self._fd} id={self.id} {sizes}>"
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        raise TypeError(f"a {type(self).__name__} is a descriptor of this process: pin it, or pass the descriptor")
+
+    def _failure(self, cmd: Cmd, result: int) -> Exception:
+        if self._fd < 0:
+            return ValueError(f"{self!r}")
+        return bpf_error(
+            cmd, -result, fd=self._fd, subject=syscall.describe(self._info), max_entries=self._info.max_entries
+        )
+
+
+class Queue(Map[T]):
+    """A queue in the kernel (BPF_MAP_TYPE_QUEUE): first in, first out.
+
+    >>> with Queue(4, 10, name="sample_queue") as q:
+    ...     q.push(b"\x01\x00\x00\x00")
+    ...     q.pop()
+    b'\x01\x00\x00\x00'
+    """
+
+    map_type = MapType.BPF_MAP_TYPE_QUEUE
+
+
+class Stack(Map[T]):
+    """A stack in the kernel (BPF_MAP_TYPE_STACK): last in, first out.
+
+    >>> with Stack("<IH", 128) as s:
+    ...     s.push((7, 80))
+    ...     s.pop()
+    (7, 80)
+    """
+
+    map_type = MapType.BPF_MAP_TYPE_STACK
+
+
+_CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
+    MapType.BPF_MAP_TYPE_QUEUE: Queue,
+    MapType.BPF_MAP_TYPE_STACK: Stack,
+}
+
+
+def open_map(spec: StrPath, value: ValueSpec | None = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
+    """Opens a map as the Queue or Stack that the kernel says it is.
+
+    Args:
+        spec: A pin's path, "id:294", or "name:events". (A relative path that begins so: "./id:294".)
+        value, access: As in Queue.open().
+
+    Raises what Queue.open(), from_id() and from_name() raise.
+    """
+    kind, _, rest = os.fsdecode(spec).partition(":")
+    if kind == "id" and rest:
+        if not rest.isdecimal():
+            raise ValueError(f"{rest!r} is not a map's id")
+        fd = syscall.map_get_fd_by_id(int(rest), _open_flags(access))
+    elif kind == "name" and rest:
+        fd = syscall.map_get_fd_by_id(_id_of(rest), _open_flags(access))
+    else:
+        fd = syscall.obj_get(spec, _open_flags(access))
+    try:
+        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+        return _CLASSES[info.type].from_fd(fd, value)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def maps() -> Iterator[MapInfo]:
+    """Every queue and stack on the system, by ascending id; needs CAP_SYS_ADMIN, else NotPermitted."""
+    for map_id in syscall.map_ids():
+        try:
+            fd = syscall.map_get_fd_by_id(map_id)
+        except NotFound:
+            # Freed since its id was listed.
+            continue
+        try:
+            info = syscall.obj_get_info_by_fd(fd)
+        finally:
+            os.close(fd)
+        if info.type in _CLASSES:
+            yield info
+
+
+def _id_of(name: str, map_type: MapType | None = None) -> int:
+    if not 0 < len(name) < BPF_OBJ_NAME_LEN:
+        raise ValueError(f"{name!r} can't be a map's name: those have 1 to 15 characters")
+    found = [info for info in maps() if info.name == name]
+    fitting = [info for info in found if map_type in (None, info.type)]
+    if len(fitting) > 1:
+        ids = ", ".join(str(info.id) for info in fitting)
+        raise ValueError(f"{len(fitting)} maps are named {name!r} (ids {ids}): use from_id()")
+    if fitting:
+        return fitting[0].id
+    if found:
+        raise TypeError(f"{syscall.describe(found[0])} is no {_CLASSES[map_type or 0].__name__}")
+    raise bpf_error(Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT, subject=f"queue or stack map is named {name!r}")
+
+
+def _open_flags(access: str) -> int:
+    try:
+        return _ACCESS[access]
+    except KeyError:
+        raise ValueError(f'access is "rw", "r" or "w", not {access!r}') from None
+
+
+def _fileno(token: int | HasFileno) -> int:
+    return token if isinstance(token, int) else token.fileno()
+
+
+def _forget_held() -> None:
+    """In a forked child: what the parent took out of the kernel is the parent's to hand over."""
+    for each in _all_maps:
+        each._held.clear()
+        each._held_lock[0] = True
+
+
+os.register_at_fork(after_in_child=_forget_held)

@@ -1,0 +1,507 @@
+"""The bpf(2) system call: one function per command, named after it. The layer to learn from.
+
+Each function checks the rules of queue and stack maps, fills a zeroed union bpf_attr, sends exactly the bytes that
+its command has, and turns a negative answer into an exception. Descriptors are plain integers here, values plain
+bytes. bpf() is the bare call for everything else.
+
+Sources: bpf(2), kernel/bpf/syscall.c, kernel/bpf/queue_stack_maps.c, Documentation/bpf/map_queue_stack.rst.
+"""
+
+import errno
+import fcntl
+import mmap
+import operator
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
+
+from rawbpf import memlock
+from rawbpf.abi import (
+    BPF_ANY,
+    BPF_ATTR_MAX_SIZE,
+    BPF_EXIST,
+    BPF_OBJ_NAME_LEN,
+    Cmd,
+    ElemFlag,
+    FileFlag,
+    MapFlag,
+    MapType,
+)
+from rawbpf.door import ffi, lib
+from rawbpf.errors import bpf_error
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from rawbpf._native import CData
+
+StrPath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+
+QUEUE_AND_STACK = (MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK)
+
+# Bytes of attr that each command reads, as far as the last field used here.
+ATTR_SIZE = {
+    Cmd.BPF_MAP_LOOKUP_ELEM: 32,
+    Cmd.BPF_MAP_UPDATE_ELEM: 32,
+    Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM: 32,
+    Cmd.BPF_MAP_FREEZE: 4,
+    Cmd.BPF_OBJ_PIN: 20,
+    Cmd.BPF_OBJ_GET: 20,
+    Cmd.BPF_MAP_GET_NEXT_ID: 12,
+    Cmd.BPF_MAP_GET_FD_BY_ID: 12,
+    Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
+}
+
+# Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
+# last field that is not zero. Queue and stack maps exist since 4.20, which reads 60 bytes; 16 are always sent.
+_MAP_CREATE_ENDS = (16, 20, 24, 28, 44, 48, 52, 56, 60, 64, 72, 76, 80, 88, 92)
+
+# The flags queue_stack_map_alloc_check() lets pass, and the token flag, which the syscall takes off before.
+_CREATE_FLAGS = (
+    MapFlag.BPF_F_NUMA_NODE
+    | MapFlag.BPF_F_RDONLY
+    | MapFlag.BPF_F_WRONLY
+    | MapFlag.BPF_F_RDONLY_PROG
+    | MapFlag.BPF_F_WRONLY_PROG
+    | MapFlag.BPF_F_TOKEN_FD
+)
+
+_U32_MAX = 2**32 - 1
+
+# KMALLOC_MAX_SIZE where pages have 4 KiB. With larger pages it is larger, and the kernel's to check (E2BIG).
+_VALUE_SIZE_MAX = 4 << 20 if mmap.PAGESIZE == 4096 else _U32_MAX
+
+# The kernel asks isalnum(), whose table is Latin-1: it lets letters past ASCII in, we don't.
+_NAME = re.compile(r"[A-Za-z0-9_.]*")
+
+
+class MapInfo(NamedTuple):
+    """struct bpf_map_info: what BPF_OBJ_GET_INFO_BY_FD says of a map. Sizes are in bytes.
+
+    Fields that the running kernel does not know are 0.
+    """
+
+    type: MapType
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: MapFlag
+    name: str
+    ifindex: int
+    btf_vmlinux_value_type_id: int
+    netns_dev: int
+    netns_ino: int
+    btf_id: int
+    btf_key_type_id: int
+    btf_value_type_id: int
+    btf_vmlinux_id: int
+    map_extra: int
+
+
+# The bare call
+
+
+def bpf_attr(**fields: Any) -> "CData":
+    """A zeroed union bpf_attr with some fields set: bpf_attr(map_fd=3, flags=2), bpf_attr(batch={"count": 1}).
+
+    Pointers are given as integers: see pointer().
+    """
+    return ffi.new("union bpf_attr *", fields)
+
+
+def pointer(buffer: "Buffer") -> int:
+    """The address of a writable, contiguous buffer, for an attr's pointer fields.
+
+    The caller keeps the buffer alive, unresized, and large enough: the kernel writes as many bytes as the map's
+    value_size says, whatever the buffer's length.
+    """
+    return int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", buffer, require_writable=True)))
+
+
+def bpf(cmd: int, attr: "CData | bytearray | memoryview | None" = None, size: int | None = None) -> int:
+    """The bare system call: syscall(__NR_bpf, cmd, attr, size), with no rule checked.
+
+    `attr` is what bpf_attr() makes, or any writable buffer of bytes, or None for NULL; the kernel may write to it.
+    `size` defaults to all of it. Returns what the kernel does: a descriptor or 0. Raises BpfError with the kernel's
+    errno, ValueError if `size` is beyond the end of `attr`.
+    """
+    number = operator.index(cmd)
+    if attr is None:
+        pointer_to, length = ffi.NULL, BPF_ATTR_MAX_SIZE
+    elif isinstance(attr, (bytearray, memoryview)):
+        pointer_to = ffi.from_buffer("char[]", attr, require_writable=True)
+        length = len(pointer_to)
+    else:
+        pointer_to, length = attr, ffi.sizeof("union bpf_attr")
+    if size is None:
+        size = 0 if attr is None else length
+    if attr is not None and size > length:
+        raise ValueError(f"size is {size}, and attr has only {length} bytes")
+    result = lib.bpf(number, pointer_to, size)
+    if result < 0:
+        raise bpf_error(Cmd(number), -result)
+    return result
+
+
+def _call(cmd: Cmd, attr: "CData") -> int:
+    return lib.bpf(cmd, attr, ATTR_SIZE[cmd])
+
+
+# The commands
+
+
+def map_create(
+    map_type: int,
+    map_name: str,
+    key_size: int,
+    value_size: int,
+    max_entries: int,
+    *,
+    map_flags: int = 0,
+    numa_node: int | None = None,
+    token_fd: int | None = None,
+) -> int:
+    """BPF_MAP_CREATE: makes a map, returns its descriptor (close-on-exec, never 0, 1 or 2).
+
+    For queue and stack maps every rule is checked first: key_size 0, value_size from 1 byte to 4 MiB, max_entries
+    not 0, names of at most 15 characters from [A-Za-z0-9_.], and the flags these maps know. The kernel allocates
+    max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD.
+
+    Raises ValueError for a broken rule; NotPermitted without CAP_BPF (CAP_SYS_ADMIN before 5.8); BpfError with
+    ENOMEM, EMFILE or ENFILE. Linux 4.20 for queue and stack maps.
+    """
+    flags = _u32("map_flags", map_flags)
+    if numa_node is not None:
+        flags |= MapFlag.BPF_F_NUMA_NODE
+    elif flags & MapFlag.BPF_F_NUMA_NODE:
+        raise ValueError("BPF_F_NUMA_NODE needs numa_node")
+    if token_fd is not None:
+        flags |= MapFlag.BPF_F_TOKEN_FD
+    elif flags & MapFlag.BPF_F_TOKEN_FD:
+        raise ValueError("BPF_F_TOKEN_FD needs the token's descriptor")
+    attr = bpf_attr(
+        map_type=_u32("map_type", map_type),
+        key_size=_u32("key_size", key_size),
+        value_size=_u32("value_size", value_size),
+        max_entries=_u32("max_entries", max_entries),
+        map_flags=flags,
+        numa_node=_numa_node(numa_node),
+        map_name=_map_name(map_name),
+        map_token_fd=0 if token_fd is None else check_fd(token_fd),
+    )
+    if attr.map_type in QUEUE_AND_STACK:
+        _check_rules(attr)
+    kind = MapType(map_type).name.removeprefix("BPF_MAP_TYPE_").lower()
+    return create(attr, f"{kind} {map_name!r}" if map_name else f"the {kind}")
+
+
+def create(attr: "CData", subject: str) -> int:
+    """BPF_MAP_CREATE with an attr that is filled already, as short as it may be; `subject` names it in errors."""
+    used = len(bytes(ffi.buffer(attr)).rstrip(b"\0"))
+    size = next(end for end in _MAP_CREATE_ENDS if end >= used)
+    result = lib.bpf(Cmd.BPF_MAP_CREATE, attr, size)
+    hint = ""
+    if result == -errno.EPERM:
+        result, hint = memlock.retry(lambda: lib.bpf(Cmd.BPF_MAP_CREATE, attr, size))
+    if result < 0:
+        raise bpf_error(
+            Cmd.BPF_MAP_CREATE,
+            -result,
+            subject=subject,
+            hint=hint,
+            max_entries=attr.max_entries,
+            value_size=attr.value_size,
+        )
+    return above_stdio(result)
+
+
+def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -> None:
+    """BPF_MAP_UPDATE_ELEM: push. `key` must be None, `flags` BPF_ANY or BPF_EXIST (full: drop the oldest).
+
+    Raises ValueError for a broken rule, a value that has not exactly the map's value_size included; Full (E2BIG),
+    NotPermitted (EPERM: read-only descriptor or frozen map), Busy (EBUSY). Linux 4.20.
+    """
+    check_key(key)
+    check_push_flags(flags)
+    data = memoryview(value).tobytes()
+    info = _checked_info(fd, len(data))
+    result = lib.map_update_elem(fd, ffi.NULL, data, flags)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_MAP_UPDATE_ELEM, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
+
+
+def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
+    """BPF_MAP_LOOKUP_ELEM: peek. Returns the `value_size` bytes of the element that the next pop would take.
+
+    `key` must be None. Raises ValueError for a broken rule, a value_size that is not the map's included; Empty
+    (ENOENT), NotPermitted (EPERM: write-only descriptor), Busy (EBUSY). Linux 4.20.
+    """
+    check_key(key)
+    info = _checked_info(fd, value_size)
+    value = ffi.new("char[]", info.value_size)
+    result = lib.map_lookup_elem(fd, ffi.NULL, value)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_MAP_LOOKUP_ELEM, -result, fd=fd, subject=describe(info))
+    return ffi.unpack(value, info.value_size)
+
+
+def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
+    """BPF_MAP_LOOKUP_AND_DELETE_ELEM: pop. Returns the `value_size` bytes of the element, which leaves the map.
+
+    `key` must be None. Raises ValueError for a broken rule, a value_size that is not the map's included; Empty
+    (ENOENT), NotPermitted (EPERM: the descriptor is not read-write, or the map is frozen), Busy (EBUSY). Linux 4.20.
+    """
+    check_key(key)
+    info = _checked_info(fd, value_size)
+    value = ffi.new("char[]", info.value_size + 1)
+    result = lib.map_lookup_and_delete_elem(fd, ffi.NULL, value, info.value_size)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -result, fd=fd, subject=describe(info))
+    return ffi.unpack(value, info.value_size)
+
+
+def map_freeze(fd: int) -> None:
+    """BPF_MAP_FREEZE: no more push and pop from user space, ever; programs go on, and so does peek.
+
+    Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Linux 5.2.
+    """
+    result = _call(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=check_fd(fd)))
+    if result < 0:
+        raise bpf_error(Cmd.BPF_MAP_FREEZE, -result, fd=fd, subject=f"the map of descriptor {fd}")
+
+
+def obj_pin(fd: int, path: StrPath) -> None:
+    """BPF_OBJ_PIN: gives the map a name in a bpffs, mode 0600, where it outlives its descriptors until unlinked.
+
+    Raises AlreadyExists (EEXIST), NotFound (ENOENT: no such directory), NotPermitted (EPERM: the path is not in a
+    bpffs, or its last part has a '.' in it). Linux 4.4.
+    """
+    name = _c_path(path)
+    attr = bpf_attr(pathname=int(ffi.cast("uintptr_t", name)), bpf_fd=check_fd(fd))
+    result = _call(Cmd.BPF_OBJ_PIN, attr)
+    if result < 0:
+        text = os.fsdecode(path)
+        hint = ""
+        if result == -errno.EPERM:
+            hint = "a pin lives in a bpffs (mount -t bpf bpf /sys/fs/bpf), and its name has no '.'"
+        raise bpf_error(Cmd.BPF_OBJ_PIN, -result, hint=hint, path=text, subject=repr(text))
+
+
+def obj_get(path: StrPath, file_flags: int = 0) -> int:
+    """BPF_OBJ_GET: opens what is pinned at `path`, returns a descriptor. It may be a program or a link.
+
+    `file_flags`: 0 for read and write, BPF_F_RDONLY or BPF_F_WRONLY. Raises NotFound (ENOENT), NotPermitted (EACCES:
+    the file's mode, or no BPF object; EPERM). Linux 4.4.
+    """
+    name = _c_path(path)
+    attr = bpf_attr(pathname=int(ffi.cast("uintptr_t", name)), file_flags=_open_flags(file_flags))
+    result = _call(Cmd.BPF_OBJ_GET, attr)
+    if result < 0:
+        text = os.fsdecode(path)
+        raise bpf_error(Cmd.BPF_OBJ_GET, -result, path=text, subject=repr(text))
+    return above_stdio(result)
+
+
+def obj_get_info_by_fd(fd: int) -> MapInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as a map's. Linux 4.13.
+
+    The kernel answers for programs and links too, with other structs: check_queue_or_stack() tells a queue from a
+    program of type 22.
+    """
+    # The kernel reads `hash` and `hash_size`: the struct must be zeroed, as ffi.new does.
+    info = ffi.new("struct bpf_map_info *")
+    attr = bpf_attr(
+        info={
+            "bpf_fd": check_fd(fd),
+            "info_len": ffi.sizeof("struct bpf_map_info"),
+            "info": int(ffi.cast("uintptr_t", info)),
+        }
+    )
+    result = _call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_OBJ_GET_INFO_BY_FD, -result, subject=f"descriptor {fd}")
+    return MapInfo(
+        MapType(info.type),
+        info.id,
+        info.key_size,
+        info.value_size,
+        info.max_entries,
+        MapFlag(info.map_flags),
+        os.fsdecode(ffi.string(info.name)),
+        *(getattr(info, field) for field in MapInfo._fields[7:]),
+    )
+
+
+def map_get_next_id(start_id: int) -> int | None:
+    """BPF_MAP_GET_NEXT_ID: the smallest map id above `start_id`, None behind the last.
+
+    Raises NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.13.
+    """
+    attr = bpf_attr(start_id=_u32("start_id", start_id))
+    result = _call(Cmd.BPF_MAP_GET_NEXT_ID, attr)
+    if result == -errno.ENOENT:
+        return None
+    if result < 0:
+        raise bpf_error(Cmd.BPF_MAP_GET_NEXT_ID, -result, subject="the ids of maps")
+    next_id: int = attr.next_id
+    return next_id
+
+
+def map_ids() -> Iterator[int]:
+    """All map ids of the system in ascending order, of maps of any type; see map_get_next_id()."""
+    map_id = map_get_next_id(0)
+    while map_id is not None:
+        yield map_id
+        map_id = map_get_next_id(map_id)
+
+
+def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
+    """BPF_MAP_GET_FD_BY_ID: opens the map with this id, returns a descriptor. `open_flags` as in obj_get().
+
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 4.13.
+    """
+    attr = bpf_attr(map_id=_u32("id", map_id), open_flags=_open_flags(open_flags))
+    result = _call(Cmd.BPF_MAP_GET_FD_BY_ID, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_MAP_GET_FD_BY_ID, -result, subject=f"id {map_id}")
+    return above_stdio(result)
+
+
+# The rules
+
+
+def check_key(key: None) -> None:
+    """A queue and a stack have no key: the attr's key is NULL, also for a pointer to nothing."""
+    if key is not None:
+        raise ValueError("key must be None: queue and stack maps have no key, and the kernel wants NULL (EINVAL)")
+
+
+def check_push_flags(flags: int) -> None:
+    """A push takes BPF_ANY and BPF_EXIST."""
+    if flags not in (BPF_ANY, BPF_EXIST):
+        try:
+            name = ElemFlag(flags).name or hex(flags)
+        except (ValueError, TypeError):
+            name = repr(flags)
+        raise ValueError(f"push takes BPF_ANY or BPF_EXIST, not {name} (EINVAL)")
+
+
+def check_fd(fd: int) -> int:
+    """A descriptor is an integer from 0."""
+    if isinstance(fd, bool) or not isinstance(fd, int):
+        raise TypeError(f"a descriptor is an int, not {type(fd).__name__}")
+    if not 0 <= fd < 2**31:
+        raise ValueError(f"{fd} is not a descriptor (EBADF)")
+    return fd
+
+
+def check_map_name(name: str) -> None:
+    """A map's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"map name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
+    if len(name) >= BPF_OBJ_NAME_LEN:
+        raise ValueError(f"map name {name!r} has {len(name)} characters: the kernel takes 15 (EINVAL)")
+
+
+def _map_name(name: str) -> bytes:
+    check_map_name(name)
+    return name.encode()
+
+
+def _check_rules(attr: "CData") -> None:
+    """The rules of queue_stack_map_alloc_check(), and two that the kernel forgets to check."""
+    if attr.key_size != 0:
+        raise ValueError(f"key_size must be 0, not {attr.key_size}: queue and stack maps have no key (EINVAL)")
+    if attr.value_size == 0:
+        raise ValueError("value_size must not be 0 (EINVAL)")
+    if attr.value_size > _VALUE_SIZE_MAX:
+        raise ValueError(f"value_size {attr.value_size} is above {_VALUE_SIZE_MAX}, KMALLOC_MAX_SIZE (E2BIG)")
+    if attr.max_entries == 0:
+        raise ValueError("max_entries must not be 0 (EINVAL)")
+    if attr.max_entries == _U32_MAX:
+        raise ValueError(
+            "max_entries 4294967295 makes a broken map: the kernel's ring has one slot more, a u32 that wraps to 0"
+        )
+    if attr.max_entries * attr.value_size > _U32_MAX:
+        raise ValueError(
+            f"max_entries * value_size is {attr.max_entries * attr.value_size}, and must stay below 2**32: "
+            "the kernel addresses slots with 32 bits, beyond them elements would overwrite each other"
+        )
+    _check_create_flags(MapFlag(attr.map_flags))
+
+
+def _check_create_flags(flags: MapFlag) -> None:
+    if flags & MapFlag.BPF_F_NO_PREALLOC:
+        raise ValueError("BPF_F_NO_PREALLOC: queue and stack maps are always allocated at creation (EINVAL)")
+    if refused := flags & ~_CREATE_FLAGS:
+        names = [flag.name for flag in MapFlag if flag & refused]
+        raise ValueError(f"queue and stack maps take no {'|'.join(map(str, names)) or hex(refused)} (EINVAL)")
+    for one, other in (
+        (MapFlag.BPF_F_RDONLY, MapFlag.BPF_F_WRONLY),
+        (MapFlag.BPF_F_RDONLY_PROG, MapFlag.BPF_F_WRONLY_PROG),
+    ):
+        if flags & one and flags & other:
+            raise ValueError(f"{one.name} and {other.name} exclude each other (EINVAL)")
+
+
+def _checked_info(fd: int, value_size: int) -> MapInfo:
+    """The map's info, if its values have `value_size` bytes: the kernel reads and writes as many as the map says,
+    whatever the length of our buffer."""
+    info = check_queue_or_stack(obj_get_info_by_fd(fd))
+    if value_size != info.value_size:
+        raise ValueError(f"the value has {value_size} bytes, and {describe(info)} has value_size {info.value_size}")
+    return info
+
+
+def check_queue_or_stack(info: MapInfo) -> MapInfo:
+    """Returns the info if it is a queue's or a stack's, else raises TypeError.
+
+    A program's struct stands where a map's is expected if the descriptor is a program's: where these maps have
+    key_size 0 it has the first bytes of a hash.
+    """
+    if info.type not in QUEUE_AND_STACK or info.key_size != 0:
+        raise TypeError("this is neither a queue nor a stack map")
+    return info
+
+
+def describe(info: MapInfo) -> str:
+    """A map in an error's words: "queue 'events'", "stack with id 7"."""
+    kind = info.type.name.removeprefix("BPF_MAP_TYPE_").lower()
+    return f"{kind} {info.name!r}" if info.name else f"{kind} with id {info.id}"
+
+
+def _u32(name: str, value: SupportsIndex) -> int:
+    number = operator.index(value)
+    if not 0 <= number <= _U32_MAX:
+        raise ValueError(f"{name} must be from 0 to {_U32_MAX}, not {number}")
+    return number
+
+
+def _numa_node(node: int | None) -> int:
+    """-1 is NUMA_NO_NODE, the kernel's word for "any"."""
+    return _U32_MAX if node == -1 else _u32("numa_node", node or 0)
+
+
+def _open_flags(flags: int) -> int:
+    if flags not in (0, FileFlag.BPF_F_RDONLY, FileFlag.BPF_F_WRONLY):
+        raise ValueError(f"a map is opened with 0, BPF_F_RDONLY or BPF_F_WRONLY, not {flags:#x} (EINVAL)")
+    return flags
+
+
+def _c_path(path: StrPath) -> "CData":
+    name = os.fsencode(path)
+    if not name or b"\0" in name:
+        raise ValueError(f"{path!r} is not a path")
+    return ffi.new("char[]", name)
+
+
+def above_stdio(fd: int) -> int:
+    """Moves a descriptor above 2. With stdin closed the kernel gives out 0, which means "none" in many attr fields."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)

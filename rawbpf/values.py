@@ -1,0 +1,146 @@
+"""What a value is: raw bytes, a struct format, a ctypes type, or any codec of your own.
+
+A map stores `value_size` bytes and knows nothing of what they mean. A codec does: `size` is the value's length in
+bytes, encode() makes exactly that many bytes of a Python value, decode() the value of the bytes.
+"""
+
+import struct
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Union
+
+if TYPE_CHECKING:
+    import ctypes
+
+    from typing_extensions import Buffer
+
+T = TypeVar("T")
+
+
+class Codec(Protocol[T]):
+    """What `Queue(codec, ...)` takes: encode() and decode() must be each other's inverse."""
+
+    @property
+    def size(self) -> int:
+        """Length of the encoded value in bytes: the map's value_size."""
+
+    def encode(self, value: T) -> bytes:
+        """The value as exactly `size` bytes."""
+
+    def decode(self, data: bytes) -> T:
+        """The value of `size` bytes."""
+
+
+# A number of bytes, a struct format, a ctypes type, a codec.
+ValueSpec = Union[int, str, struct.Struct, type["ctypes._CData"], Codec[Any]]  # noqa: UP007
+
+
+class RawBytes:
+    """Bytes as they are: any contiguous buffer of the right length in, bytes out."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def encode(self, value: "Buffer") -> bytes:
+        data = value if type(value) is bytes else _bytes_of(value)
+        if len(data) != self.size:
+            raise _wrong_size(len(data), self.size)
+        return data
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+    def __repr__(self) -> str:
+        return f"{self.size} bytes"
+
+
+def _bytes_of(value: "Buffer") -> bytes:
+    # bytes(5) would be five zero bytes: only what has a buffer may pass.
+    try:
+        return memoryview(value).tobytes()
+    except TypeError:
+        raise TypeError(f"a value is bytes or another buffer, not {type(value).__name__}") from None
+
+
+def _wrong_size(length: int, size: int) -> ValueError:
+    return ValueError(f"the value has {length} bytes, and value_size is {size}")
+
+
+class StructFormat:
+    """A struct format: one field gives scalars, several give tuples.
+
+    Native formats ("IH") align as C does but, as the struct module says, add no padding at the end: close with
+    "0Q" or the like where the C struct has some.
+    """
+
+    def __init__(self, compiled: struct.Struct) -> None:
+        self._struct = compiled
+        self.size = compiled.size
+        fields = len(compiled.unpack(bytes(compiled.size)))
+        if fields == 0:
+            raise ValueError(f"the struct format {compiled.format!r} has no field")
+        self._scalar = fields == 1
+
+    def encode(self, value: Any) -> bytes:
+        try:
+            return self._struct.pack(value) if self._scalar else self._struct.pack(*value)
+        except struct.error as error:
+            raise ValueError(f"{value!r} does not fit the struct format {self._struct.format!r}: {error}") from None
+
+    def decode(self, data: bytes) -> Any:
+        values = self._struct.unpack(data)
+        return values[0] if self._scalar else values
+
+    def __repr__(self) -> str:
+        return f"struct {self._struct.format!r}"
+
+
+class CtypesType:
+    """A ctypes type: structures and arrays as instances of it, simple types (c_uint32) as Python values."""
+
+    def __init__(self, ctype: "type[ctypes._CData]") -> None:
+        import ctypes
+
+        self._ctype: Any = ctype
+        self.size = ctypes.sizeof(ctype)
+        self._simple = issubclass(ctype, ctypes._SimpleCData)
+
+    def encode(self, value: Any) -> bytes:
+        if self._simple and not isinstance(value, self._ctype):
+            value = self._wrap(value)
+        if not isinstance(value, self._ctype):
+            raise TypeError(f"the value is a {type(value).__name__}, not a {self._ctype.__name__}")
+        return bytes(value)
+
+    def _wrap(self, value: Any) -> Any:
+        # ctypes cuts an integer to its size without a word.
+        wrapped = self._ctype(value)
+        if isinstance(value, int) and wrapped.value != value:
+            raise ValueError(f"{value!r} does not fit {self._ctype.__name__}")
+        return wrapped
+
+    def decode(self, data: bytes) -> Any:
+        instance = self._ctype.from_buffer_copy(data)
+        return instance.value if self._simple else instance
+
+    def __repr__(self) -> str:
+        return f"ctypes {self._ctype.__name__}"
+
+
+def codec_for(spec: ValueSpec) -> Codec[Any]:
+    """The codec that a value specification stands for.
+
+    Raises TypeError for what is none of them, ValueError for a size or struct format that no value can have.
+    """
+    if isinstance(spec, int) and not isinstance(spec, bool):
+        return RawBytes(spec)
+    if isinstance(spec, str):
+        try:
+            spec = struct.Struct(spec)
+        except struct.error as error:
+            raise ValueError(f"{spec!r} is not a struct format: {error}") from None
+    if isinstance(spec, struct.Struct):
+        return StructFormat(spec)
+    if isinstance(spec, type) and hasattr(spec, "from_buffer_copy"):
+        return CtypesType(spec)
+    if not isinstance(spec, (type, bool)) and all(hasattr(spec, name) for name in ("size", "encode", "decode")):
+        return spec
+    raise TypeError(f"a value is a size in bytes, a struct format, a ctypes type or a codec, not {spec!r}")
