@@ -373,8 +373,19 @@ int bpf(int cmd, void *attr, uint32_t size);
 int bpf_syscall(int cmd, void *attr, uint32_t size);
 extern int bpf_hooked;
 
-/* The three calls that a program makes a million times. They fill the attr on
- * the C stack, because filling it from Python costs as much as the call. */
-int map_update_elem(int fd, void *key, void *value, uint64_t flags);
-int map_lookup_elem(int fd, void *key, void *value);
-int map_lookup_and_delete_elem(int fd, void *key, char *value, uint32_t value_size);
+/* The calls that a program makes a million times. They fill the attr on the C
+ * stack, because filling it from Python costs as much as the call. */
+int map_update_elem(int fd, void *value, uint64_t flags);
+
+/* Where a peek or a pop finds its map and leaves the element. One argument is
+ * what Python passes fastest. `value` has the map's value_size bytes. `taken`
+ * is 1 after a pop that took an element: Python code which is interrupted
+ * (Ctrl-C) before it sees the return value learns from it that it owns one. */
+struct element {
+    int32_t map_fd;
+    int32_t taken;
+    char    value[];
+};
+
+int map_lookup_elem(struct element *element);
+int map_lookup_and_delete_elem(struct element *element);

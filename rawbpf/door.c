@@ -22,41 +22,36 @@ int bpf(int cmd, void *attr, uint32_t size)
     return bpf_syscall(cmd, attr, size);
 }
 
-static int element(int cmd, int fd, void *key, void *value, uint64_t flags)
+static int element_command(int cmd, int fd, void *value, uint64_t flags)
 {
-    union bpf_attr attr;
+    struct {
+        uint32_t map_fd;
+        uint32_t pad;
+        uint64_t key, value, flags;
+    } attr = {fd, 0, 0, (uintptr_t)value, flags};
     int tries = BUSY_TRIES;
     int result;
 
-    memset(&attr, 0, sizeof(attr));
-    attr.map_fd = fd;
-    attr.key = (uintptr_t)key;
-    attr.value = (uintptr_t)value;
-    attr.flags = flags;
     do
-        result = bpf(cmd, &attr, offsetof(union bpf_attr, flags) + sizeof(attr.flags));
+        result = bpf(cmd, &attr, sizeof(attr));
     while (result == -EBUSY && --tries);
     return result;
 }
 
-int map_update_elem(int fd, void *key, void *value, uint64_t flags)
+int map_update_elem(int fd, void *value, uint64_t flags)
 {
-    return element(2 /* BPF_MAP_UPDATE_ELEM */, fd, key, value, flags);
+    return element_command(2 /* BPF_MAP_UPDATE_ELEM */, fd, value, flags);
 }
 
-int map_lookup_elem(int fd, void *key, void *value)
+int map_lookup_elem(struct element *element)
 {
-    return element(1 /* BPF_MAP_LOOKUP_ELEM */, fd, key, value, 0);
+    return element_command(1 /* BPF_MAP_LOOKUP_ELEM */, element->map_fd, element->value, 0);
 }
 
-/* `value` has one byte more than the map's values: it becomes 1 when an element
- * was taken. Python code that is interrupted (Ctrl-C) before it sees the
- * return value learns from that byte that it now owns an element. */
-int map_lookup_and_delete_elem(int fd, void *key, char *value, uint32_t value_size)
+int map_lookup_and_delete_elem(struct element *element)
 {
-    int result = element(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, fd, key, value, 0);
+    int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, element->map_fd, element->value, 0);
 
-    if (result == 0)
-        value[value_size] = 1;
+    element->taken = result == 0;
     return result;
 }

@@ -30,9 +30,9 @@ class Field(NamedTuple):
 
 
 def parse(text: str) -> dict[str, list[Field]]:
-    """The fields of each command of union bpf_attr, and of each struct, in the order of the text.
+    """The fields of each command of union bpf_attr and of struct bpf_map_info, in the order of the text.
 
-    Keys are command names ("BPF_MAP_CREATE") and struct tags ("bpf_map_info"). Raises ValueError on a line
+    Keys are command names ("BPF_MAP_CREATE") and "bpf_map_info". Raises ValueError on a line
     inside a type that is neither a field with its offset and version nor padding.
     """
     table: dict[str, list[Field]] = {}
@@ -40,12 +40,12 @@ def parse(text: str) -> dict[str, list[Field]]:
     for line in lines:
         if not (match := _TYPE.fullmatch(line)):
             continue
-        if match["tag"] != "bpf_attr":
-            table[match["tag"]] = _block(lines)
-            continue
-        for member in iter(lambda: next(lines), "};"):
-            if match := _OPEN.fullmatch(member):
-                table.update(dict.fromkeys(match["commands"].split(), _block(lines)))
+        if match["tag"] == "bpf_map_info":
+            table["bpf_map_info"] = _block(lines)
+        elif match["tag"] == "bpf_attr":
+            for member in iter(lambda: next(lines), "};"):
+                if match := _OPEN.fullmatch(member):
+                    table.update(dict.fromkeys(match["commands"].split(), _block(lines)))
     return table
 
 

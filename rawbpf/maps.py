@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, ove
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.door import ffi, lib
+from rawbpf.door import lib
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.syscall import MapInfo, StrPath
-from rawbpf.values import Codec, ValueSpec, codec_for
+from rawbpf.values import Codec, RawBytes, ValueSpec, codec_for
 
 if TYPE_CHECKING:
     import ctypes
@@ -31,8 +31,9 @@ S = TypeVar("S", bound="Map[Any]")
 
 _ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WRONLY}
 
-_NULL = ffi.NULL
-_VALUE = ffi.typeof("char[]")
+# Looking a function up in `lib` takes a tenth of the call.
+_push = lib.map_update_elem
+_pop = lib.map_lookup_and_delete_elem
 
 
 class HasFileno(Protocol):
@@ -67,8 +68,9 @@ class Map(Generic[T]):
     _fd = -1
     _info: MapInfo
     _codec: Codec[T]
-    _held: "deque[CData]"
+    _held: deque[memoryview]
     _held_lock: dict[int, bool]
+    _spare: "dict[int, tuple[CData, memoryview]]"
 
     @overload
     def __init__(
@@ -220,6 +222,8 @@ class Map(Generic[T]):
         self._decode = codec.decode
         self._held = deque()
         self._held_lock = {0: True}
+        self._spare = {}
+        self._raw_size = codec.size if type(codec) is RawBytes else None
         self._info = syscall.obj_get_info_by_fd(fd)
         self._value_size = self._info.value_size
         _all_maps.add(self)
@@ -239,9 +243,12 @@ class Map(Generic[T]):
             Busy: The map's lock could not be had (EBUSY); nothing was pushed.
             ValueError, TypeError: The value or the flags break a rule.
         """
-        if flags != 0 and flags != 2:
+        if flags is not BPF_ANY:
             syscall.check_push_flags(flags)
-        result = lib.map_update_elem(self._fd, _NULL, self._encode(value), flags)
+        data: Any = value
+        if type(data) is not bytes or len(data) != self._raw_size:
+            data = self._encode(value)
+        result = _push(self._fd, data, flags)
         if result < 0:
             raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
 
@@ -255,11 +262,11 @@ class Map(Generic[T]):
         Raises Empty if there is none and no `default` was given, NotPermitted on a write-only descriptor, Busy.
         """
         for held in list(self._held)[:1]:
-            return self._decode(ffi.unpack(held, self._value_size))
-        value = ffi.new(_VALUE, self._value_size)
-        result = lib.map_lookup_elem(self._fd, _NULL, value)
+            return self._decode(held.tobytes())
+        element, value = syscall.new_element(self._fd, self._value_size)
+        result = lib.map_lookup_elem(element)
         if result == 0:
-            return self._decode(ffi.unpack(value, self._value_size))
+            return self._decode(value.tobytes())
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_ELEM, result)
@@ -279,16 +286,25 @@ class Map(Generic[T]):
         """
         if self._held:
             return self._pop_held(default)
-        value = ffi.new(_VALUE, self._value_size + 1)
+        if self._fd < 0:
+            raise ValueError(f"{self!r}")
+        # dict.pop() hands the spare to one thread only; the others make their own.
+        spare = self._spare.pop(0, None) or syscall.new_element(self._fd, self._value_size)
+        element, value = spare
         try:
-            result = lib.map_lookup_and_delete_elem(self._fd, _NULL, value, self._value_size)
+            result = _pop(element)
             if result == 0:
-                return self._decode(ffi.unpack(value, self._value_size))
+                data: Any = value.tobytes()
+                if self._raw_size is None:
+                    data = self._decode(data)
+                self._spare[0] = spare
+                return data
         except BaseException:
-            # The byte behind the value says whether the kernel gave us an element: `result` may not have got here.
-            if value[self._value_size] != b"\0":
+            # `result` may not have got here: the element itself says whether it was taken.
+            if element.taken:
                 self._held.append(value)
             raise
+        self._spare[0] = spare
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
@@ -300,7 +316,7 @@ class Map(Generic[T]):
 
         The way out when a codec can't decode an element: pop() would offer the same one again.
         """
-        held = [ffi.unpack(value, self._value_size) for value in self._held]
+        held = [value.tobytes() for value in self._held]
         self._held.clear()
         return held
 
@@ -315,7 +331,7 @@ class Map(Generic[T]):
                 time.sleep(0)
         try:
             if self._held:
-                element = self._decode(ffi.unpack(self._held[0], self._value_size))
+                element = self._decode(self._held[0].tobytes())
                 del self._held[0]
                 return element
         finally:

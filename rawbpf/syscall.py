@@ -227,7 +227,7 @@ def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -
     check_push_flags(flags)
     data = memoryview(value).tobytes()
     info = _checked_info(fd, len(data))
-    result = lib.map_update_elem(fd, ffi.NULL, data, flags)
+    result = lib.map_update_elem(fd, data, flags)
     if result < 0:
         raise bpf_error(Cmd.BPF_MAP_UPDATE_ELEM, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
 
@@ -240,11 +240,11 @@ def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    value = ffi.new("char[]", info.value_size)
-    result = lib.map_lookup_elem(fd, ffi.NULL, value)
+    element, value = new_element(fd, info.value_size)
+    result = lib.map_lookup_elem(element)
     if result < 0:
         raise bpf_error(Cmd.BPF_MAP_LOOKUP_ELEM, -result, fd=fd, subject=describe(info))
-    return ffi.unpack(value, info.value_size)
+    return value.tobytes()
 
 
 def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
@@ -255,11 +255,22 @@ def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    value = ffi.new("char[]", info.value_size + 1)
-    result = lib.map_lookup_and_delete_elem(fd, ffi.NULL, value, info.value_size)
+    element, value = new_element(fd, info.value_size)
+    result = lib.map_lookup_and_delete_elem(element)
     if result < 0:
         raise bpf_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -result, fd=fd, subject=describe(info))
-    return ffi.unpack(value, info.value_size)
+    return value.tobytes()
+
+
+def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":
+    """Where a peek or a pop leaves its element: a struct element, and a view of its `value_size` bytes of value.
+
+    Only the kernel's own value_size will do: it writes that many bytes.
+    """
+    memory = bytearray(ffi.sizeof("struct element") + value_size)
+    element = ffi.from_buffer("struct element *", memory)
+    element.map_fd = fd
+    return element, memoryview(memory)[ffi.sizeof("struct element") :]
 
 
 def map_freeze(fd: int) -> None:
