@@ -129,13 +129,12 @@ _BY_ERRNO: dict[int, _Meaning] = {
 def bpf_error(cmd: Cmd, error: int, *, fd: int | None = None, hint: str = "", **details: object) -> BpfError:
     """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
 
-    An EPERM is explained from evidence (privileges.py). First raises what a hook at the door raised, if that is
-    why the call failed.
+    Without a `subject` (the bare call) no map's terms are used. An EPERM is explained from evidence (privileges.py).
+    First raises what a hook at the door raised, if that is why the call failed.
     """
     raise_hook_failure()
-    meaning = _BY_COMMAND.get((cmd, error)) or _BY_ERRNO.get(error)
-    if meaning is None:
-        meaning = _Meaning(BpfError, "{subject}: " + (strerror(error)))
+    in_its_terms = _BY_COMMAND.get((cmd, error)) if "subject" in details else None
+    meaning = in_its_terms or _BY_ERRNO.get(error) or _Meaning(BpfError, "{subject}: " + strerror(error))
     details.setdefault("subject", "bpf(2)")
     if not hint:
         hint = meaning.hint

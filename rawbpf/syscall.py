@@ -446,7 +446,8 @@ def _check_rules(attr: "CData") -> None:
 def _check_create_flags(flags: MapFlag) -> None:
     if flags & MapFlag.BPF_F_NO_PREALLOC:
         raise ValueError("BPF_F_NO_PREALLOC: queue and stack maps are always allocated at creation (EINVAL)")
-    if refused := flags & ~_CREATE_FLAGS:
+    # As integers: the complement of an IntFlag has only the bits that the class knows.
+    if refused := int(flags) & ~int(_CREATE_FLAGS):
         names = [flag.name for flag in MapFlag if flag & refused]
         raise ValueError(f"queue and stack maps take no {'|'.join(map(str, names)) or hex(refused)} (EINVAL)")
     for one, other in (

@@ -1,0 +1,240 @@
+"""BTF, the kernel's type information: which struct has which member at which offset.
+
+Reads what is asked for and no more: the kernel's own BTF has some 150,000 types, and one pass over their headers
+(one tenth of a second) finds them all.
+
+Source: Documentation/bpf/btf.rst.
+"""
+
+import functools
+import struct
+from array import array
+from enum import IntEnum
+from typing import NamedTuple
+
+VMLINUX = "/sys/kernel/btf/vmlinux"
+
+
+class Kind(IntEnum):
+    """BTF_KIND_*: what a type is."""
+
+    VOID = 0
+    INT = 1
+    PTR = 2
+    ARRAY = 3
+    STRUCT = 4
+    UNION = 5
+    ENUM = 6
+    FWD = 7
+    TYPEDEF = 8
+    VOLATILE = 9
+    CONST = 10
+    RESTRICT = 11
+    FUNC = 12
+    FUNC_PROTO = 13
+    VAR = 14
+    DATASEC = 15
+    FLOAT = 16
+    DECL_TAG = 17
+    TYPE_TAG = 18
+    ENUM64 = 19
+
+
+# Bytes behind the 12 bytes of struct btf_type: fixed ones, and ones for each of its vlen entries.
+_TAIL = {
+    Kind.INT: (4, 0),
+    Kind.ARRAY: (12, 0),
+    Kind.STRUCT: (0, 12),
+    Kind.UNION: (0, 12),
+    Kind.ENUM: (0, 8),
+    Kind.FUNC_PROTO: (0, 8),
+    Kind.VAR: (4, 0),
+    Kind.DATASEC: (0, 12),
+    Kind.DECL_TAG: (4, 0),
+    Kind.ENUM64: (0, 12),
+}
+
+# Types that only lead to another type.
+_MODIFIERS = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
+
+_HEADER = struct.Struct("=HBBIIIII")
+_TYPE = struct.Struct("=III")
+_TRIPLE = struct.Struct("=III")
+_ENUM = struct.Struct("=Ii")
+_ENUM64 = struct.Struct("=IiI")
+
+_MAGIC = 0xEB9F
+_POINTER_SIZE = struct.calcsize("P")
+
+
+class BtfError(ValueError):
+    """The data is not well-formed BTF."""
+
+
+class Type(NamedTuple):
+    """struct btf_type: `size` is in bytes where the kind has a size, else the id of the type it refers to."""
+
+    id: int
+    kind: Kind
+    name: str
+    size: int
+    vlen: int
+    kflag: bool
+
+
+class Member(NamedTuple):
+    """A member of a struct or union: its offset is in bits, bitfield_size 0 for whole bytes."""
+
+    name: str
+    type_id: int
+    bit_offset: int
+    bitfield_size: int
+
+
+class Btf:
+    """The types of one BTF blob. Raises BtfError where it is malformed."""
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) < _HEADER.size:
+            raise BtfError(f"BTF has a header of {_HEADER.size} bytes, here are {len(data)}")
+        magic, version, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)
+        if magic != _MAGIC or version != 1:
+            raise BtfError(f"not BTF of this machine's byte order: magic {magic:#x}, version {version}")
+        if header + max(type_off + type_len, str_off + str_len) > len(data):
+            raise BtfError("the BTF is cut off")
+        self._types = data[header + type_off :][:type_len]
+        self._strings = data[header + str_off :][:str_len]
+        if not self._strings or self._strings[0] or self._strings[-1]:
+            raise BtfError("BTF strings begin and end with NUL")
+        self._offsets = self._index()
+
+    def _index(self) -> "array[int]":
+        """Where each type begins, by id; id 0 is void and has no record."""
+        tails = [_TAIL.get(kind, (0, 0)) for kind in Kind]
+        offsets = array("I", [0])
+        data, offset, end = self._types, 0, len(self._types)
+        unpack = _TYPE.unpack_from
+        try:
+            while offset < end:
+                offsets.append(offset)
+                info = unpack(data, offset)[1]
+                fixed, each = tails[info >> 24 & 0x1F]
+                offset += 12 + fixed + each * (info & 0xFFFF)
+        except (struct.error, IndexError):
+            raise BtfError(f"type {len(offsets) - 1} is malformed") from None
+        if offset != end:
+            raise BtfError("the last type is cut off")
+        return offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def string(self, offset: int) -> str:
+        """The name at an offset of the string section; "" for no name."""
+        if offset >= len(self._strings):
+            raise BtfError(f"there is no string at {offset}")
+        return self._strings[offset : self._strings.index(0, offset)].decode("utf-8", "replace")
+
+    def type(self, type_id: int) -> Type:
+        """The type with this id."""
+        if not 0 <= type_id < len(self._offsets):
+            raise BtfError(f"there is no type {type_id}")
+        if type_id == 0:
+            return Type(0, Kind.VOID, "", 0, 0, False)
+        name, info, size = _TYPE.unpack_from(self._types, self._offsets[type_id])
+        return Type(type_id, Kind(info >> 24 & 0x1F), self.string(name), size, info & 0xFFFF, bool(info >> 31))
+
+    def find(self, kind: Kind, name: str) -> Type:
+        """The first type of this kind and name; KeyError if there is none."""
+        wanted = self._string_offsets(name)
+        for type_id in range(1, len(self._offsets)):
+            name_off, info, _ = _TYPE.unpack_from(self._types, self._offsets[type_id])
+            if name_off in wanted and info >> 24 & 0x1F == kind:
+                return self.type(type_id)
+        raise KeyError(f"{kind.name.lower()} {name}")
+
+    def _string_offsets(self, name: str) -> set[int]:
+        """All offsets at which this string starts; the kernel's strings are unique, others need not be."""
+        needle, found, offset = name.encode() + b"\0", set(), -1
+        while (offset := self._strings.find(needle, offset + 1)) >= 0:
+            if offset == 0 or self._strings[offset - 1] == 0:
+                found.add(offset)
+        return found
+
+    def members(self, composite: Type) -> list[Member]:
+        """The members of a struct or union, in its order."""
+        result = []
+        for name, type_id, offset in self._triples(composite):
+            size = offset >> 24 if composite.kflag else 0
+            result.append(Member(self.string(name), type_id, offset & 0xFFFFFF if composite.kflag else offset, size))
+        return result
+
+    def enumerators(self, enum: Type) -> dict[str, int]:
+        """The names and values of an enum."""
+        start = self._offsets[enum.id] + 12
+        if enum.kind == Kind.ENUM64:
+            entries = (_ENUM64.unpack_from(self._types, start + 12 * i) for i in range(enum.vlen))
+            return {self.string(name): low & 0xFFFFFFFF | high << 32 for name, low, high in entries}
+        pairs = (_ENUM.unpack_from(self._types, start + 8 * i) for i in range(enum.vlen))
+        return {self.string(name): value for name, value in pairs}
+
+    def resolve(self, type_id: int) -> Type:
+        """The type behind typedefs, const and the like."""
+        found = self.type(type_id)
+        seen = set()
+        while found.kind in _MODIFIERS:
+            if found.id in seen:
+                raise BtfError(f"type {type_id} refers to itself")
+            seen.add(found.id)
+            found = self.type(found.size)
+        return found
+
+    def array(self, found: Type) -> tuple[int, int]:
+        """The element type's id and the number of elements of an array."""
+        element, _, count = _TRIPLE.unpack_from(self._types, self._offsets[found.id] + 12)
+        return element, count
+
+    def size_of(self, type_id: int) -> int:
+        """Length of a value of this type in bytes."""
+        count = 1
+        for _ in range(len(self._offsets)):
+            found = self.resolve(type_id)
+            if found.kind != Kind.ARRAY:
+                return count * (_POINTER_SIZE if found.kind == Kind.PTR else found.size)
+            type_id, elements = self.array(found)
+            count *= elements
+        raise BtfError(f"array type {type_id} contains itself")
+
+    def offset_of(self, struct_name: str, path: str) -> int:
+        """Byte offset of a member, C's offsetof(): `path` may lead through members ("map.max_entries").
+
+        Members of anonymous structs and unions count as the outer type's own. KeyError if there is none.
+        """
+        return self.fields(self.find(Kind.STRUCT, struct_name))[path][0]
+
+    def fields(self, composite: Type, depth: int = 8) -> dict[str, tuple[int, int]]:
+        """Byte offset and size of every named member, by path; structs within are followed `depth` deep."""
+        result: dict[str, tuple[int, int]] = {}
+        for member in self.members(composite):
+            inner = self.resolve(member.type_id)
+            offset = member.bit_offset // 8
+            if member.name:
+                result[member.name] = offset, self.size_of(member.type_id)
+            if inner.kind in (Kind.STRUCT, Kind.UNION) and depth:
+                prefix = f"{member.name}." if member.name else ""
+                for path, (inner_offset, size) in self.fields(inner, depth - 1).items():
+                    result.setdefault(prefix + path, (offset + inner_offset, size))
+        return result
+
+    def _triples(self, found: Type) -> list[tuple[int, int, int]]:
+        if found.kind not in (Kind.STRUCT, Kind.UNION):
+            raise BtfError(f"type {found.id} ({found.kind.name}) has no members")
+        start = self._offsets[found.id] + 12
+        return [_TRIPLE.unpack_from(self._types, start + 12 * i) for i in range(found.vlen)]
+
+
+@functools.cache
+def vmlinux() -> Btf:
+    """The running kernel's own types. OSError (FileNotFoundError) if the kernel was built without BTF."""
+    with open(VMLINUX, "rb") as file:
+        return Btf(file.read())

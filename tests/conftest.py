@@ -1,0 +1,129 @@
+"""What all tests share: which need the kernel's leave, a bpffs of their own, and that they leave nothing behind.
+
+Markers say what a test needs; a test that needs nothing runs anywhere.
+
+- `creates`: may create maps (CAP_BPF; CAP_SYS_ADMIN before Linux 5.8)
+- `admin`: CAP_SYS_ADMIN, for ids and mounts
+- `linux("5.2")`: a feature that came with that version; never skipped on a newer kernel
+
+A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from rawbpf import NotPermitted, Queue, Stack, bpffs, door, syscall
+from rawbpf.abi import Cmd, MapType
+from rawbpf.privileges import Capability, has_capability, kernel_version
+
+REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")
+    config.addinivalue_line("markers", "admin: needs CAP_SYS_ADMIN")
+    config.addinivalue_line("markers", "linux(version): needs that Linux version")
+
+
+def may_create() -> bool:
+    attr = syscall.bpf_attr(map_type=MapType.BPF_MAP_TYPE_QUEUE, value_size=4, max_entries=1)
+    try:
+        os.close(syscall.bpf(Cmd.BPF_MAP_CREATE, attr, 16))
+    except NotPermitted:
+        return False
+    return True
+
+
+MAY_CREATE = may_create()
+IS_ADMIN = has_capability(Capability.CAP_SYS_ADMIN) is True and MAY_CREATE
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("linux"):
+        if kernel_version() < tuple(map(int, marker.args[0].split("."))):
+            pytest.skip(f"by design: needs Linux {marker.args[0]}")
+    lacking = [
+        reason
+        for name, there, reason in (
+            ("creates", MAY_CREATE, "may not create maps: needs CAP_BPF"),
+            ("admin", IS_ADMIN, "needs CAP_SYS_ADMIN"),
+        )
+        if item.get_closest_marker(name) and not there
+    ]
+    if lacking and REQUIRED:
+        pytest.fail(f"RAWBPF_REQUIRE_KERNEL=1, and this process {lacking[0]}")
+    if lacking:
+        pytest.skip(lacking[0])
+
+
+def descriptors() -> dict[str, str]:
+    """This process's descriptors and what they are of."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the listing's own
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """No test may leave a descriptor behind."""
+    before = descriptors()
+    yield
+    assert descriptors() == before
+
+
+@pytest.fixture(params=[Queue, Stack])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Queue and Stack in turn."""
+    return request.param
+
+
+@pytest.fixture
+def bpf_folder() -> Iterator[str]:
+    """A bpffs of the test's own."""
+    with bpffs.mounted() as folder:
+        yield folder
+
+
+@pytest.fixture
+def raw_errno() -> Callable[..., int]:
+    """Calls the bare bpf(2) and returns the errno it answers, 0 for success; a descriptor it makes is closed."""
+
+    def call(cmd: int, attr: Any = None, size: int | None = None) -> int:
+        try:
+            result = syscall.bpf(cmd, attr, size)
+        except OSError as error:
+            assert error.errno is not None
+            return error.errno
+        if cmd in (Cmd.BPF_MAP_CREATE, Cmd.BPF_OBJ_GET, Cmd.BPF_MAP_GET_FD_BY_ID):
+            os.close(result)
+        return 0
+
+    return call
+
+
+@pytest.fixture
+def sent() -> Iterator[list[tuple[Cmd, int]]]:
+    """The (command, size) of every call that passes the door, which stays as it was otherwise."""
+    calls: list[tuple[Cmd, int]] = []
+
+    def hook(cmd: int, attr: Any, size: int) -> int:
+        calls.append((Cmd(cmd), size))
+        return door.lib.bpf_syscall(cmd, attr, size)
+
+    previous = door.set_hook(hook)
+    yield calls
+    door.set_hook(previous)
+
+
+@pytest.fixture
+def no_calls(sent: list[tuple[Cmd, int]]) -> Iterator[None]:
+    """The test must not get as far as the kernel."""
+    yield
+    assert sent == []
