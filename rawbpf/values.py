@@ -40,10 +40,7 @@ class RawBytes:
         self.size = size
 
     def encode(self, value: "Buffer") -> bytes:
-        data = value if type(value) is bytes else _bytes_of(value)
-        if len(data) != self.size:
-            raise _wrong_size(len(data), self.size)
-        return data
+        return _bytes_of(value, self.size)
 
     def decode(self, data: bytes) -> bytes:
         return data
@@ -52,16 +49,15 @@ class RawBytes:
         return f"{self.size} bytes"
 
 
-def _bytes_of(value: "Buffer") -> bytes:
+def _bytes_of(value: "Buffer", size: int) -> bytes:
     # bytes(5) would be five zero bytes: only what has a buffer may pass.
     try:
-        return memoryview(value).tobytes()
+        data = memoryview(value).tobytes()
     except TypeError:
         raise TypeError(f"a value is bytes or another buffer, not {type(value).__name__}") from None
-
-
-def _wrong_size(length: int, size: int) -> ValueError:
-    return ValueError(f"the value has {length} bytes, and value_size is {size}")
+    if len(data) != size:
+        raise ValueError(f"the value has {len(data)} bytes, and value_size is {size}")
+    return data
 
 
 class StructFormat:
@@ -80,6 +76,8 @@ class StructFormat:
         self._scalar = fields == 1
 
     def encode(self, value: Any) -> bytes:
+        if not self._scalar and not isinstance(value, (tuple, list)):
+            raise TypeError(f"a value of several fields is a tuple, not {type(value).__name__}")
         try:
             return self._struct.pack(value) if self._scalar else self._struct.pack(*value)
         except struct.error as error:
@@ -125,6 +123,21 @@ class CtypesType:
         return f"ctypes {self._ctype.__name__}"
 
 
+class CheckedCodec:
+    """A codec of the user's own, whose encode() can't reach the kernel with a buffer of another size."""
+
+    def __init__(self, codec: Codec[Any]) -> None:
+        self._codec = codec
+        self.size = codec.size
+        self.decode = codec.decode
+
+    def encode(self, value: Any) -> bytes:
+        return _bytes_of(self._codec.encode(value), self.size)
+
+    def __repr__(self) -> str:
+        return repr(self._codec)
+
+
 def codec_for(spec: ValueSpec) -> Codec[Any]:
     """The codec that a value specification stands for.
 
@@ -142,5 +155,5 @@ def codec_for(spec: ValueSpec) -> Codec[Any]:
     if isinstance(spec, type) and hasattr(spec, "from_buffer_copy"):
         return CtypesType(spec)
     if not isinstance(spec, (type, bool)) and all(hasattr(spec, name) for name in ("size", "encode", "decode")):
-        return spec
+        return CheckedCodec(spec)
     raise TypeError(f"a value is a size in bytes, a struct format, a ctypes type or a codec, not {spec!r}")

@@ -11,6 +11,7 @@ A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KER
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -127,3 +128,16 @@ def no_calls(sent: list[tuple[Cmd, int]]) -> Iterator[None]:
     """The test must not get as far as the kernel."""
     yield
     assert sent == []
+
+
+@pytest.fixture
+def no_library_call(sent: list[tuple[Cmd, int]]) -> "Callable[[], AbstractContextManager[None]]":
+    """A context in which nothing may pass the door."""
+
+    @contextmanager
+    def silence() -> Iterator[None]:
+        before = len(sent)
+        yield
+        assert sent[before:] == []
+
+    return silence

@@ -139,7 +139,7 @@ def test_kernel_lets_latin1_letters_into_names(raw_errno):
 
 
 def test_kernel_does_not_see_the_overflow_of_max_entries(raw_errno):
-    """max_entries 0xFFFFFFFF is accepted and broken: on the empty queue BPF_ANY says E2BIG, BPF_EXIST stores nothing."""
+    """max_entries 0xFFFFFFFF is accepted and broken: on an empty queue BPF_ANY is E2BIG, BPF_EXIST lost."""
     try:
         fd = syscall.bpf(CREATE, attr_of(value_size=1, max_entries=2**32 - 1))
     except BpfError as error:
