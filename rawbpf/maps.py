@@ -146,7 +146,11 @@ class Map(Generic[T]):
             numa_node=numa_node,
             token_fd=None if token is None else _fileno(token),
         )
-        self._adopt(fd, codec)
+        try:
+            self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
+        except BaseException:
+            os.close(fd)
+            raise
 
     # Other ways to get one
 
@@ -191,9 +195,9 @@ class Map(Generic[T]):
         On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
         """
         syscall.check_fd(fd)
+        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
         self = cls.__new__(cls)
-        codec = self._codec_of(fd, value)
-        self._adopt(syscall.above_stdio(fd), codec)
+        self._adopt(fd, cls._codec_of(info, value), info)
         return self
 
     @classmethod
@@ -205,8 +209,7 @@ class Map(Generic[T]):
             raise
 
     @classmethod
-    def _codec_of(cls, fd: int, value: ValueSpec | None) -> Codec[Any]:
-        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+    def _codec_of(cls, info: MapInfo, value: ValueSpec | None) -> Codec[Any]:
         if info.type != cls.map_type:
             other = _CLASSES[info.type].__name__
             raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
@@ -215,8 +218,9 @@ class Map(Generic[T]):
             raise ValueError(f"{codec!r} has {codec.size} bytes, {syscall.describe(info)} value_size {info.value_size}")
         return codec
 
-    def _adopt(self, fd: int, codec: Codec[Any]) -> None:
-        self._fd = fd
+    def _adopt(self, fd: int, codec: Codec[Any], info: MapInfo) -> None:
+        """Makes the object of an open map; the descriptor belongs to it as soon as this returns."""
+        self._info = info
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
@@ -224,9 +228,9 @@ class Map(Generic[T]):
         self._held_lock = {0: True}
         self._spare = {}
         self._raw_size = codec.size if type(codec) is RawBytes else None
-        self._info = syscall.obj_get_info_by_fd(fd)
-        self._value_size = self._info.value_size
+        self._value_size = info.value_size
         _all_maps.add(self)
+        self._fd = syscall.above_stdio(fd)
 
     # One element
 
