@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     import struct
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+    from typing_extensions import TypeVar as DefaultTypeVar
 
     from rawbpf._native import CData
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    # A map opened without a value specification, and one with a struct format, gives Any.
+    T = DefaultTypeVar("T", default=Any)
+else:
+    T = TypeVar("T")
 D = TypeVar("D")
 S = TypeVar("S", bound="Map[Any]")
 
@@ -40,6 +45,17 @@ class HasFileno(Protocol):
     """Anything with a descriptor: a file, a socket, a token."""
 
     def fileno(self) -> int: ...
+
+
+if TYPE_CHECKING:
+
+    class Options(TypedDict, total=False):
+        """The keyword arguments of Queue() and Stack(), for their overloads."""
+
+        name: str
+        flags: int
+        numa_node: int | None
+        token: int | HasFileno | None
 
 
 class _Raise:
@@ -72,42 +88,9 @@ class Map(Generic[T]):
     _held_lock: dict[int, bool]
     _spare: "dict[int, tuple[CData, memoryview]]"
 
-    @overload
-    def __init__(
-        self: "Map[bytes]",
-        value: int,
-        max_entries: int,
-        *,
-        name: str = ...,
-        flags: int = ...,
-        numa_node: int | None = ...,
-        token: "int | HasFileno | None" = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: "Map[Any]",
-        value: "str | struct.Struct | type[ctypes._CData]",
-        max_entries: int,
-        *,
-        name: str = ...,
-        flags: int = ...,
-        numa_node: int | None = ...,
-        token: "int | HasFileno | None" = ...,
-    ) -> None: ...
-    @overload
     def __init__(
         self,
-        value: Codec[T],
-        max_entries: int,
-        *,
-        name: str = ...,
-        flags: int = ...,
-        numa_node: int | None = ...,
-        token: "int | HasFileno | None" = ...,
-    ) -> None: ...
-    def __init__(
-        self,
-        value: ValueSpec,
+        value: "ValueSpec",
         max_entries: int,
         *,
         name: str = "",
@@ -155,7 +138,7 @@ class Map(Generic[T]):
     # Other ways to get one
 
     @classmethod
-    def open(cls, path: StrPath, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+    def open(cls, path: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
         """Opens the map that is pinned at `path` (BPF_OBJ_GET).
 
         Args:
@@ -172,7 +155,7 @@ class Map(Generic[T]):
         return cls._from_new_fd(syscall.obj_get(path, _open_flags(access)), value)
 
     @classmethod
-    def from_id(cls, map_id: int, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+    def from_id(cls, map_id: int, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
         """Opens the map with this id (BPF_MAP_GET_FD_BY_ID); needs CAP_SYS_ADMIN, CAP_BPF is not enough.
 
         `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
@@ -180,7 +163,7 @@ class Map(Generic[T]):
         return cls._from_new_fd(syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
 
     @classmethod
-    def from_name(cls, name: str, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+    def from_name(cls, name: str, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
         """Opens the one map of this name among all on the system; needs CAP_SYS_ADMIN.
 
         Raises NotFound if there is none, ValueError if there are several (it lists their ids: use from_id()),
@@ -189,7 +172,7 @@ class Map(Generic[T]):
         return cls.from_id(_id_of(name, cls.map_type), value, access=access)
 
     @classmethod
-    def from_fd(cls, fd: int, value: ValueSpec | None = None) -> "Self":
+    def from_fd(cls, fd: int, value: "ValueSpec | None" = None) -> "Self":
         """Takes over a descriptor: inherited, received, or made by other code. From now on close() closes it.
 
         On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
@@ -201,7 +184,7 @@ class Map(Generic[T]):
         return self
 
     @classmethod
-    def _from_new_fd(cls, fd: int, value: ValueSpec | None) -> "Self":
+    def _from_new_fd(cls, fd: int, value: "ValueSpec | None") -> "Self":
         try:
             return cls.from_fd(fd, value)
         except BaseException:
@@ -209,7 +192,7 @@ class Map(Generic[T]):
             raise
 
     @classmethod
-    def _codec_of(cls, info: MapInfo, value: ValueSpec | None) -> Codec[Any]:
+    def _codec_of(cls, info: MapInfo, value: "ValueSpec | None") -> Codec[Any]:
         if info.type != cls.map_type:
             other = _CLASSES[info.type].__name__
             raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
@@ -466,6 +449,21 @@ class Queue(Map[T]):
 
     map_type = MapType.BPF_MAP_TYPE_QUEUE
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: "Queue[bytes]", value: int, max_entries: int, **options: Unpack[Options]) -> None: ...
+        @overload
+        def __init__(
+            self: "Queue[Any]",
+            value: "str | struct.Struct | type[ctypes._CData]",
+            max_entries: int,
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(self, value: Codec[T], max_entries: int, **options: Unpack[Options]) -> None: ...
+        def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
+
 
 class Stack(Map[T]):
     """A stack in the kernel (BPF_MAP_TYPE_STACK): last in, first out.
@@ -478,6 +476,21 @@ class Stack(Map[T]):
 
     map_type = MapType.BPF_MAP_TYPE_STACK
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: "Stack[bytes]", value: int, max_entries: int, **options: Unpack[Options]) -> None: ...
+        @overload
+        def __init__(
+            self: "Stack[Any]",
+            value: "str | struct.Struct | type[ctypes._CData]",
+            max_entries: int,
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(self, value: Codec[T], max_entries: int, **options: Unpack[Options]) -> None: ...
+        def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
+
 
 _CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
     MapType.BPF_MAP_TYPE_QUEUE: Queue,
@@ -485,7 +498,7 @@ _CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
 }
 
 
-def open_map(spec: StrPath, value: ValueSpec | None = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
+def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
     """Opens a map as the Queue or Stack that the kernel says it is.
 
     Args:
