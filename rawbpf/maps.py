@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import time
 import warnings
 import weakref
@@ -39,6 +40,9 @@ _ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WR
 # Looking a function up in `lib` takes a tenth of the call.
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
+
+# Without the GIL (a free-threaded CPython) no spare buffer is kept for the next pop: two threads might take it.
+_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class HasFileno(Protocol):
@@ -86,7 +90,7 @@ class Map(Generic[T]):
     _codec: Codec[T]
     _held: deque[memoryview]
     _held_lock: dict[int, bool]
-    _spare: "dict[int, tuple[CData, memoryview]]"
+    _spare: "tuple[CData, memoryview] | None"
 
     def __init__(
         self,
@@ -209,7 +213,7 @@ class Map(Generic[T]):
         self._decode = codec.decode
         self._held = deque()
         self._held_lock = {0: True}
-        self._spare = {}
+        self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
         self._value_size = info.value_size
         _all_maps.add(self)
@@ -275,8 +279,10 @@ class Map(Generic[T]):
             return self._pop_held(default)
         if self._fd < 0:
             raise ValueError(f"{self!r}")
-        # dict.pop() hands the spare to one thread only; the others make their own.
-        spare = self._spare.pop(0, None) or syscall.new_element(self._fd, self._value_size)
+        # Under the GIL no other thread gets in between the two halves of this line.
+        spare, self._spare = self._spare, None
+        if spare is None:
+            spare = syscall.new_element(self._fd, self._value_size)
         element, value = spare
         try:
             result = _pop(element)
@@ -284,14 +290,14 @@ class Map(Generic[T]):
                 data: Any = value.tobytes()
                 if self._raw_size is None:
                     data = self._decode(data)
-                self._spare[0] = spare
+                self._spare = spare if _GIL else None
                 return data
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:
                 self._held.append(value)
             raise
-        self._spare[0] = spare
+        self._spare = spare if _GIL else None
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
