@@ -455,8 +455,7 @@ class Map(Generic[T]):
         """Gives the descriptor away: the caller closes it, this object counts as closed."""
         fd = self.fileno()
         self._fd = -1
-        self._many.close()
-        self._close_inspector()
+        self._release()
         return fd
 
     def close(self) -> None:
@@ -467,16 +466,16 @@ class Map(Generic[T]):
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
+        held = self._release()
         os.close(fd)
-        if self._held:
-            warnings.warn(
-                f"{len(self._held)} elements of {self!r} were popped and never handed over", RuntimeWarning, 2
-            )
+        if held:
+            warnings.warn(f"{held} elements of {self!r} were popped and never handed over", RuntimeWarning, 2)
 
-    def _close_inspector(self) -> None:
-        inspector, self._inspector = self._inspector, None
-        if inspector is not None:
-            inspector.close()
+    def _release(self) -> int:
+        """Closes what bulk calls and qsize() opened; returns how many elements are held."""
+        if self._inspector is not None:
+            self._inspector.close()
+        return self._many.close()
 
     @property
     def closed(self) -> bool:
