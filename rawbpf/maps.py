@@ -296,7 +296,7 @@ class Map(Generic[T]):
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:
-                self._held += (value,)
+                self._held += (((value,), 0),)
             raise
         self._spare = spare if GIL else None
         if result == -errno.ENOENT and default is not _RAISE:
