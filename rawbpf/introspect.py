@@ -191,16 +191,22 @@ def _copying(map_fd: int, scratch: int, chunk: int) -> list[Item]:
 def _load(code: list[Item], name: str) -> Program:
     try:
         return Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name=name)
-    except NotPermitted:
-        raise
     except BpfError as error:
-        if has_capability(Capability.CAP_PERFMON) is False and has_capability(Capability.CAP_SYS_ADMIN) is False:
+        if _only_perfmon_is_missing():
             raise NotPermitted(
                 errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, "it needs CAP_PERFMON as well"
             ) from error
+        if isinstance(error, NotPermitted):
+            raise
         raise Unsupported(
             errno.EOPNOTSUPP,
             "this kernel lets no program look into a map",
             Cmd.BPF_PROG_LOAD,
             "it needs Linux 5.9 with BTF",
         ) from error
+
+
+def _only_perfmon_is_missing() -> bool:
+    if has_capability(Capability.CAP_SYS_ADMIN):
+        return False
+    return bool(has_capability(Capability.CAP_BPF)) and not has_capability(Capability.CAP_PERFMON)
