@@ -70,13 +70,15 @@ def _try(kernel: str, image: Path, options: argparse.Namespace) -> Result:
         vmlinuz = fetch.kernel(kernel, options.cache, options.refresh)
     except fetch.Unavailable as error:
         return Result(kernel, "", [], 0, f"could not be had: {error}")
-    guest = boot.boot(vmlinuz, image, options.timeout, PYTEST_ADDOPTS=options.pytest)
+    log = options.cache / kernel / "console"
+    guest = boot.boot(vmlinuz, image, log, options.timeout, PYTEST_ADDOPTS=options.pytest)
     runs = report.parse(guest.report, kernel)
     problem = ""
     if [run.name for run in runs] != list(RUNS):
         ending = "ended early" if guest.ended else f"was killed after {options.timeout:.0f} s"
         console = "\n".join(guest.console.splitlines()[-CONSOLE_LINES:])
-        problem = f"{ending}; finished runs: {len(runs)} of {len(RUNS)}. The end of its console:\n{console}"
+        finished = ", ".join(run.name for run in runs) or "none"
+        problem = f"{ending}; finished runs: {finished}. The end of its console ({log}):\n{console}"
     return Result(kernel, vmlinuz.name.removeprefix("vmlinuz-"), runs, guest.seconds, problem)
 
 

@@ -23,11 +23,12 @@ class Boot(NamedTuple):
     ended: bool
 
 
-def boot(kernel: Path, initramfs: Path, seconds: float, **environment: str) -> Boot:
-    """Boots, and kills the guest after `seconds`. The kernel hands `environment` on to init."""
+def boot(kernel: Path, initramfs: Path, console: Path, seconds: float, **environment: str) -> Boot:
+    """Boots, and kills the guest after `seconds`. Its console can be watched in the file `console`. The kernel hands
+    `environment` on to init."""
     words = [COMMAND_LINE, *(f'{name}="{value}"' for name, value in environment.items())]
     with tempfile.TemporaryDirectory() as folder:
-        console, report = Path(folder, "console"), Path(folder, "report")
+        report = Path(folder, "report")
         ports = ("-serial", f"file:{console}", "-serial", f"file:{report}")
         files = ("-kernel", str(kernel), "-initrd", str(initramfs), "-append", " ".join(words))
         start = time.monotonic()
