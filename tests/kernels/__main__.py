@@ -59,7 +59,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=480, help="seconds until a guest is killed (default: 480)")
     parser.add_argument("--refresh", action="store_true", help="fetch the archive's newest, whatever is cached")
     parser.add_argument("--wheel", type=Path, help="the rawbpf wheel to test (default: built from this folder)")
-    parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help='more arguments for pytest: "-k memlock"')
+    parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k memlock'")
     parser.add_argument("--cache", type=Path, default=cache / "rawbpf" / "kernels", help="default: %(default)s")
     return parser.parse_args(arguments)
 
