@@ -71,15 +71,22 @@ def _try(kernel: str, image: Path, options: argparse.Namespace) -> Result:
     except fetch.Unavailable as error:
         return Result(kernel, "", [], 0, f"could not be had: {error}")
     log = options.cache / kernel / "console"
+    print(f"{kernel} boots {vmlinuz.name}; its console: {log}", file=sys.stderr)
     guest = boot.boot(vmlinuz, image, log, options.timeout, PYTEST_ADDOPTS=options.pytest)
     runs = report.parse(guest.report, kernel)
-    problem = ""
-    if [run.name for run in runs] != list(RUNS):
-        ending = "ended early" if guest.ended else f"was killed after {options.timeout:.0f} s"
-        console = "\n".join(guest.console.splitlines()[-CONSOLE_LINES:])
-        finished = ", ".join(run.name for run in runs) or "none"
-        problem = f"{ending}; finished runs: {finished}. The end of its console ({log}):\n{console}"
+    problem = "" if guest.ended else f"was killed after {options.timeout:.0f} s\n"
+    for name in RUNS:
+        if name not in [run.name for run in runs]:
+            problem += (
+                f"did not finish the run as {name}; the end of its console:\n{_last_words(guest.console, name)}\n"
+            )
     return Result(kernel, vmlinuz.name.removeprefix("vmlinuz-"), runs, guest.seconds, problem)
+
+
+def _last_words(console: str, name: str) -> str:
+    """The last lines that the guest printed in the run as `name`, or at all if it did not get so far."""
+    _, _, part = console.rpartition(initramfs.BANNER.format(name))
+    return "\n".join(part.partition(initramfs.BANNER[:4])[0].splitlines()[-CONSOLE_LINES:])
 
 
 def _print_table(results: list[Result]) -> None:

@@ -33,6 +33,9 @@ ACCOUNTS = {
     "etc/group": "root:x:0:\nuser:x:1000:\n",
 }
 
+# What the console shows before each run.
+BANNER = "=== as {} ==="
+
 # The first process. Each run's report goes out through the second serial port. (By its bare name busybox would run its
 # own setpriv, which can't change the user.)
 INIT = """\
@@ -50,7 +53,7 @@ stty -F /dev/ttyS1 raw
 run() {{
     name=$1
     shift
-    echo "=== as $name ==="
+    echo "{banner}"
     export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis-$name
     "$@" {python} -m pytest -v --tb=short --color=no -p no:cacheprovider -o faulthandler_timeout=120 \\
         -o junit_suite_name=$name --junitxml=/tmp/$name.xml
@@ -88,7 +91,11 @@ def build(image: Path, wheel: Path | None = None) -> None:
         for folder in ("proc", "sys", "dev", "tmp"):
             cpio.add_folder(folder)
         path = ":".join(dict.fromkeys(os.path.dirname(program) for program in [python, *tools]))
-        cpio.add_text("init", INIT.format(path=path, python=python, setpriv=setpriv), executable=True)
+        cpio.add_text(
+            "init",
+            INIT.format(path=path, python=python, setpriv=setpriv, banner=BANNER.format("$name")),
+            executable=True,
+        )
 
 
 def _needed(program: str) -> str:
