@@ -77,16 +77,16 @@ def _try(kernel: str, image: Path, options: argparse.Namespace) -> Result:
     problem = "" if guest.ended else f"was killed after {options.timeout:.0f} s\n"
     for name in RUNS:
         if name not in [run.name for run in runs]:
-            problem += (
-                f"did not finish the run as {name}; the end of its console:\n{_last_words(guest.console, name)}\n"
-            )
+            problem += f"did not finish the run as {name}; the end of its console:\n"
+            problem += _last_words(guest.console, name)
     return Result(kernel, vmlinuz.name.removeprefix("vmlinuz-"), runs, guest.seconds, problem)
 
 
 def _last_words(console: str, name: str) -> str:
     """The last lines that the guest printed in the run as `name`, or at all if it did not get so far."""
-    _, _, part = console.rpartition(initramfs.BANNER.format(name))
-    return "\n".join(part.partition(initramfs.BANNER[:4])[0].splitlines()[-CONSOLE_LINES:])
+    _, _, part = console.rpartition(initramfs.BANNER + name)
+    lines = part.partition(initramfs.BANNER)[0].splitlines()
+    return "".join(f"{line}\n" for line in lines[-CONSOLE_LINES:])
 
 
 def _print_table(results: list[Result]) -> None:

@@ -34,7 +34,7 @@ ACCOUNTS = {
 }
 
 # What the console shows before each run.
-BANNER = "=== as {} ==="
+BANNER = "=== as "
 
 # The first process. Each run's report goes out through the second serial port. (By its bare name busybox would run its
 # own setpriv, which can't change the user.)
@@ -53,7 +53,7 @@ stty -F /dev/ttyS1 raw
 run() {{
     name=$1
     shift
-    echo "{banner}"
+    echo "{banner}$name"
     export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis-$name
     "$@" {python} -m pytest -v --tb=short --color=no -p no:cacheprovider -o faulthandler_timeout=120 \\
         -o junit_suite_name=$name --junitxml=/tmp/$name.xml
@@ -91,11 +91,8 @@ def build(image: Path, wheel: Path | None = None) -> None:
         for folder in ("proc", "sys", "dev", "tmp"):
             cpio.add_folder(folder)
         path = ":".join(dict.fromkeys(os.path.dirname(program) for program in [python, *tools]))
-        cpio.add_text(
-            "init",
-            INIT.format(path=path, python=python, setpriv=setpriv, banner=BANNER.format("$name")),
-            executable=True,
-        )
+        init = INIT.format(path=path, python=python, setpriv=setpriv, banner=BANNER)
+        cpio.add_text("init", init, executable=True)
 
 
 def _needed(program: str) -> str:
