@@ -439,7 +439,7 @@ class Map(Generic[T]):
     def freeze(self) -> None:
         """Ends push and pop from user space for good (BPF_MAP_FREEZE); peek and BPF programs go on. Linux 5.2.
 
-        Raises NotPermitted if the descriptor is read-only or the map is frozen already.
+        Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
         """
         syscall.map_freeze(self.fileno())
 
