@@ -632,7 +632,10 @@ class Model(RuleBasedStateMachine):
 
 TestModel = Model.TestCase
 TestModel.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=round(30 * min(SECONDS, 2)),
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -689,7 +692,7 @@ def test_signals_lose_no_element(kind, how, in_kernel, monkeypatch):
     """A signal handler that raises every millisecond, anywhere: each element is handed over exactly once, in order."""
     if not in_kernel:
         monkeypatch.setattr(bulk, "_WAYS", ())
-    count = 60_000
+    count = round(30_000 * min(SECONDS, 2))
     seen: list[bytes] = []
     interruptions = 0
     armed = False
