@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [single ...] [--rounds N] [--quick] [--plot FILE]`: prints tables of medians and ratios."""
+"""`python -m tests.benchmarks [single ...] [--rounds N | --quick] [--plot FILE]`: prints medians and ratios."""
 
 import argparse
 from pathlib import Path

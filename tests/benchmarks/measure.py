@@ -2,6 +2,9 @@
 
 The machine is noisy and changes its speed: in every round each contender runs once, so that all of them see the same
 weather, and what counts is the ratio of medians from one run.
+
+No call on these maps ever waits. So a contender that is alone is timed by the processor time of its thread, which on an
+idle machine is the time on the clock and on a busy one leaves out what others had in between.
 """
 
 import ctypes
@@ -22,6 +25,8 @@ HERE = Path(__file__).parent
 # A contender does its work once and returns nanoseconds per element.
 Contender = Callable[[], float]
 
+wall_clock = time.perf_counter_ns
+
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -29,19 +34,16 @@ class Report(NamedTuple):
     """What a benchmark found: tables in Markdown and, for the plot, ns per element of each contender and batch size."""
 
     text: str
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] | None = None
 
 
 def compiled(source: str, *options: str) -> ctypes.CDLL:
-    """A C file of this folder as a shared library; its loops push() and pop() return ns per call."""
+    """A C file of this folder as a shared library."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "library.so")
         command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(path), str(HERE / source), *options]
         subprocess.run(command, check=True)
-        library = ctypes.CDLL(str(path))
-    for name in ("push", "pop"):
-        getattr(library, name).restype = ctypes.c_double
-    return library
+        return ctypes.CDLL(str(path))
 
 
 @cache
@@ -64,11 +66,11 @@ def libbpf() -> ctypes.CDLL | None:
     return ctypes.CDLL(name, use_errno=True) if name else None
 
 
-def timed(work: Callable[[], object], elements: int) -> float:
-    """Nanoseconds per element of one run."""
-    start = time.perf_counter_ns()
+def timed(work: Callable[[], object], elements: int, clock: Callable[[], int] = time.thread_time_ns) -> float:
+    """Nanoseconds per element of one run. Several threads or processes at once are timed by wall_clock."""
+    start = clock()
     work()
-    return (time.perf_counter_ns() - start) / elements
+    return (clock() - start) / elements
 
 
 def medians(contenders: dict[Name, Contender], rounds: int) -> dict[Name, float]:

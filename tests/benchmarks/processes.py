@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from rawbpf import Queue
-from tests.benchmarks.measure import Report, medians, table, timed
+from tests.benchmarks.measure import Report, medians, table, timed, wall_clock
 
 VALUE = b"12345678"
 SIZE = len(VALUE)
@@ -186,7 +186,7 @@ def run(rounds: int) -> Report:
                 order(number, batch)
                 way.consume(batch)
 
-            return lambda: timed(work, RECORDS)
+            return lambda: timed(work, RECORDS, wall_clock)
 
         results = medians(
             {

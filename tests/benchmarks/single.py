@@ -20,12 +20,12 @@ def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
     element, _ = syscall.new_element(fd, 8)
     found: dict[str, dict[str, Contender]] = {
         "push": {
-            "C loop": lambda: c.push(fd, VALUE, CALLS),
+            "C loop": _timed(c.push, fd, VALUE, CALLS),
             "cffi call alone": _timed(_bare_push, lib.map_update_elem, fd),
             "rawbpf": _timed(_push, q.push),
         },
         "pop": {
-            "C loop": lambda: c.pop(fd, buffer, CALLS),
+            "C loop": _timed(c.pop, fd, buffer, CALLS),
             "cffi call alone": _timed(_bare_pop, lib.map_lookup_and_delete_elem, element),
             "rawbpf": _timed(_pop, q.pop),
         },
@@ -36,7 +36,7 @@ def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
     return found
 
 
-def _timed(work: Callable[..., None], *arguments: object) -> Contender:
+def _timed(work: Callable[..., object], *arguments: object) -> Contender:
     return lambda: timed(lambda: work(*arguments), CALLS)
 
 
