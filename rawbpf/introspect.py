@@ -1,7 +1,7 @@
 """How many elements a map holds, and which: read by a BPF program from the map's own struct in the kernel.
 
 No bpf(2) command tells either. But a program may read the fields of the map it uses, and the kernel's BTF says where
-they are (struct bpf_queue_stack in kernel/bpf/queue_stack_maps.c): a ring of `size` slots, one more than max_entries, of
+they are (struct bpf_queue_stack, kernel/bpf/queue_stack_maps.c): a ring of `size` slots, one more than max_entries, of
 which `head` is the next to be written and `tail` the oldest that is filled.
 
 Needs CAP_PERFMON, a kernel with BTF, and Linux 5.9, which let programs read a map's struct. What is read while others
@@ -191,16 +191,22 @@ def _copying(map_fd: int, scratch: int, chunk: int) -> list[Item]:
 def _load(code: list[Item], name: str) -> Program:
     try:
         return Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name=name)
-    except NotPermitted:
-        raise
     except BpfError as error:
-        if has_capability(Capability.CAP_PERFMON) is False and has_capability(Capability.CAP_SYS_ADMIN) is False:
+        if _only_perfmon_is_missing():
             raise NotPermitted(
                 errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, "it needs CAP_PERFMON as well"
             ) from error
+        if isinstance(error, NotPermitted):
+            raise
         raise Unsupported(
             errno.EOPNOTSUPP,
             "this kernel lets no program look into a map",
             Cmd.BPF_PROG_LOAD,
             "it needs Linux 5.9 with BTF",
         ) from error
+
+
+def _only_perfmon_is_missing() -> bool:
+    if has_capability(Capability.CAP_SYS_ADMIN):
+        return False
+    return bool(has_capability(Capability.CAP_BPF)) and not has_capability(Capability.CAP_PERFMON)

@@ -7,7 +7,7 @@ possible:
 - CPython runs signal handlers after calls and at jumps backward, not between plain loads and stores. `held += (x,)`,
   `header[TAKEN] = 0` and `del held[0]` are no calls: two of them in a row are one step.
 - Whoever takes elements puts them in a list of their own (`raws`) that an exception handler gives back, without a call:
-  `held += raws`.
+  `held += ((raws, 0),)`.
 
 So each operation ends with a commit, a few plain statements behind the last call. A lock's release() would be a call;
 the lock here is a dictionary with one key, and whoever deletes the key has it.
@@ -46,7 +46,8 @@ DRAIN_CHUNK = 1024
 # A run that ends with EBUSY is tried again so many times.
 _BUSY_TRIES = 10
 
-# Chunks of raw elements: any buffer, or (buffer, n): without its first n elements.
+# What was taken and not handed over: bytes, in pop order; behind them what was given back since, (chunks, n): without
+# the first n elements. Of those the last comes first: who gives back last took first.
 Held = list[Any]
 
 R = TypeVar("R")
@@ -86,7 +87,7 @@ class Many:
             self._singly(limit, raws)
             return raws if self._raw else list(map(self._codec.decode, raws))
         except BaseException:
-            self.held += raws
+            self.held += ((raws, 0),)
             raise
 
     def _decoded(self, chunks: "list[Buffer]") -> list[Any]:
@@ -126,7 +127,7 @@ class Many:
             finally:
                 # The consumer broke off, or something was raised: the rest comes first in the next call.
                 if raw:
-                    self.held += ((raw, given),)
+                    self.held += (((raw,), given),)
 
     def _raw_and_decoded(self, chunks: "list[Buffer]") -> tuple[bytes, list[Any]]:
         raw = b"".join(chunks)
@@ -143,10 +144,15 @@ class Many:
 
     def first_held(self) -> bytes | None:
         """The element that comes first in the next pop, if it was taken out of the kernel already."""
-        for entry in list(self.held):
-            if raw := self._as_bytes(entry):
-                return raw[: self._size]
-        return bytes(self._kernel.data[: self._size]) if self._kernel and self._header[TAKEN] else None
+        me = self._me()
+        try:
+            self._acquire(me)
+            self._merge()
+            return self.held[0][: self._size] if self.held else None
+        finally:
+            if self._owner == me:
+                self._owner = 0
+                self._lock[0] = True
 
     def _take(self, limit: int, use: "Callable[[list[Any]], R]", everything_held: bool = False) -> "R":
         """Takes up to `limit` elements and returns use(chunks) of their raw bytes; on an exception all are held."""
@@ -154,10 +160,10 @@ class Many:
         me = self._me()
         try:
             self._acquire(me)
-            if self._header[TAKEN]:
-                self._scratch_to(self.held)
+            if self.held:
+                self._merge()
             if everything_held:
-                self._from_held(len(b"".join(map(self._as_bytes, self.held))) // self._size, raws)
+                self._from_held(sum(map(len, self.held)) // self._size, raws)
             else:
                 self._gather(limit, raws)
             result = use([*raws, *self._scratch()])
@@ -165,8 +171,8 @@ class Many:
             self._header[TAKEN] = 0
             return result
         except BaseException:
-            # The empty chunk says: look into the scratch as well.
-            self.held += [*raws, b""]
+            # Also if `raws` is empty: the last run's elements may be in the scratch, see _merge().
+            self.held += ((raws, 0),)
             raise
         finally:
             if self._owner == me:
@@ -184,19 +190,31 @@ class Many:
         if kernel is None or not self._from_kernel(kernel, want - few, raws):
             self._singly(want - few, raws)
 
+    def _merge(self) -> None:
+        """Puts what was given back, and what a run left in the scratch, in front, in the order it was popped in."""
+        for view in self._scratch():
+            chunk = bytes(view)
+            self.held[:0] = (chunk,)
+            self._header[TAKEN] = 0
+        entries = self.held[:]
+        back = [b"".join(entry[0])[entry[1] * self._size :] for entry in reversed(entries) if type(entry) is tuple]
+        chunks = [chunk for chunk in back + [entry for entry in entries if type(entry) is bytes] if chunk]
+        count = len(entries)
+        self.held[:count] = chunks
+
     def _from_held(self, want: int, raws: Held) -> int:
         taken = 0
-        while self.held and taken <= want:
-            chunk = self._as_bytes(self.held[0])
+        while taken < want and self.held and type(self.held[0]) is bytes:
+            chunk = self.held[0]
             room = (want - taken) * self._size
             head, rest = chunk[:room], chunk[room:]
             taken += len(head) // self._size
             if rest:
                 self.held[0] = rest
                 raws += (head,)
-                break
-            del self.held[0]
-            raws += (head,)
+            else:
+                del self.held[0]
+                raws += (head,)
         return taken
 
     def _singly(self, want: int, raws: Held) -> int:
@@ -241,25 +259,16 @@ class Many:
                 if kernel.why != errno.EBUSY or busy == _BUSY_TRIES:
                     break
             if want:
-                self._scratch_to(raws)
+                for view in self._scratch():
+                    chunk = bytes(view)
+                    raws += (chunk,)
+                    kernel.header[TAKEN] = 0
         return True
 
     def _scratch(self) -> "list[Buffer]":
+        """What the last run popped into the scratch, if anything."""
         taken = self._header[TAKEN]
         return [self._kernel.data[: taken * self._size]] if self._kernel and taken else []
-
-    def _scratch_to(self, raws: Held) -> None:
-        """Moves what the last run popped out of the scratch."""
-        for view in self._scratch():
-            chunk = bytes(view)
-            raws += (chunk,)
-            self._header[TAKEN] = 0
-
-    def _as_bytes(self, entry: Any) -> bytes:
-        if isinstance(entry, tuple):
-            raw, given = entry
-            return bytes(raw[given * self._size :])
-        return bytes(entry)
 
     # Giving
 
@@ -278,7 +287,7 @@ class Many:
             self._acquire(me)
             kernel = self._in_kernel()
             if kernel is not None:
-                self._scratch_to(self.held)
+                self._merge()
                 pushed, more = self._push_in_kernel(kernel, data, pushed, flags)
                 if not more:
                     return pushed
@@ -334,14 +343,14 @@ class Many:
         me = self._me()
         try:
             self._acquire(me)
-            self._scratch_to(self.held)
+            self._merge()
             self._drop()
             self._fd = -1
         finally:
             if self._owner == me:
                 self._owner = 0
                 self._lock[0] = True
-        return len(b"".join(map(self._as_bytes, self.held))) // self._size
+        return sum(map(len, self.held)) // self._size
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""

@@ -296,7 +296,7 @@ class Map(Generic[T]):
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:
-                self._held += (value,)
+                self._held += (((value,), 0),)
             raise
         self._spare = spare if GIL else None
         if result == -errno.ENOENT and default is not _RAISE:
@@ -439,7 +439,7 @@ class Map(Generic[T]):
     def freeze(self) -> None:
         """Ends push and pop from user space for good (BPF_MAP_FREEZE); peek and BPF programs go on. Linux 5.2.
 
-        Raises NotPermitted if the descriptor is read-only or the map is frozen already.
+        Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
         """
         syscall.map_freeze(self.fileno())
 

@@ -277,7 +277,8 @@ def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":
 def map_freeze(fd: int) -> None:
     """BPF_MAP_FREEZE: no more push and pop from user space, ever; programs go on, and so does peek.
 
-    Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Linux 5.2.
+    Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Before Linux 6.5 the kernel
+    asks for CAP_BPF instead of a writable descriptor, and a second freeze is EBUSY. Linux 5.2.
     """
     result = _call(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=check_fd(fd)))
     if result < 0:
