@@ -193,6 +193,8 @@ class InKernel:
         self.capacity = min(_capacity(value_size, max_entries), way.largest)
         self._programs: dict[Helper, Program] = {}
         self._runs: dict[Helper, CData] = {}
+        # A socket filter's. The attr of each run points to it.
+        self._packet = bytearray(ETH_HLEN)
         # One element more than is used: the verifier sees the pointer behind the last one.
         size = DATA + (self.capacity + 1) * value_size
         attr = syscall.bpf_attr(
@@ -240,7 +242,6 @@ class InKernel:
         """The attr of a run, which is the same each time."""
         attr = syscall.bpf_attr(test={"prog_fd": program.fileno()})
         if self.way.prog_type == ProgType.BPF_PROG_TYPE_SOCKET_FILTER:
-            self._packet = bytearray(ETH_HLEN)
             attr.test.data_in, attr.test.data_size_in = syscall.pointer(self._packet), ETH_HLEN
             attr.test.repeat = 1
         return attr
