@@ -17,7 +17,7 @@ COUNTED_SIZES = [8, 1024]
 CALLS = 64
 
 # Value sizes, and about as many bytes as are moved for each.
-SIZES = [1 << exponent for exponent in (3, 9, 12, 14, 16)]
+SIZES = [1 << exponent for exponent in (3, 9, 11, 12, 13, 14, 16)]
 BYTES = 1 << 20
 
 NEVER = 1 << 32
