@@ -221,12 +221,13 @@ def codec_for(spec: ValueSpec) -> Codec[Any]:
 # Many values at once
 
 
-def decode_many(codec: Codec[Any], chunks: "list[Buffer]") -> list[Any]:
+def decode_many(codec: Codec[Any], chunks: "list[bytes | memoryview]") -> list[Any]:
     """The values in chunks of raw elements. A codec that has a faster way than one by one has decode_all()."""
     decode_all = getattr(codec, "decode_all", None)
     values: list[Any] = []
     for chunk in chunks:
-        if decode_all is not None:
+        # A single value, as the first one is, costs less by itself.
+        if decode_all is not None and len(chunk) > codec.size:
             values += decode_all(chunk)
         else:
             data = bytes(chunk)
