@@ -54,16 +54,13 @@ R = TypeVar("R")
 
 
 class Many:
-    """The state behind a map's bulk calls. `failure(cmd, result)` makes the exception of a failed call."""
+    """The state behind a map's bulk calls."""
 
-    def __init__(
-        self, fd: int, codec: Codec[Any], info: syscall.MapInfo, failure: Callable[[Cmd, int], Exception]
-    ) -> None:
+    def __init__(self, fd: int, codec: Codec[Any], info: syscall.MapInfo) -> None:
         self._fd = fd
         self._codec = codec
+        self._info = info
         self._size = info.value_size
-        self._max_entries = info.max_entries
-        self._failure = failure
         # Taken out of the kernel and not handed over. Anybody may append; only who has the lock takes away.
         self.held: Held = []
         self._lock = {0: True}
@@ -123,7 +120,8 @@ class Many:
 
         return self._take(limit, copy)
 
-    def drain(self, limit: int) -> Iterator[Any]:
+    def drain(self, limit: int, owner: object) -> Iterator[Any]:
+        # `owner` is the map, which must not be collected, and so closed, before the generator is.
         while limit > 0:
             raw, given = b"", 0
             try:
@@ -199,8 +197,10 @@ class Many:
         if self._singly(few, raws) < few or want == few:
             return
         kernel = self._kernel or self._in_kernel()
-        if kernel is None or not self._from_kernel(kernel, want - few, raws):
-            self._singly(want - few, raws)
+        left = want - few
+        if kernel is not None:
+            left = self._from_kernel(kernel, left, raws)
+        self._singly(left, raws)
 
     def _merge(self) -> None:
         """Puts what was given back, and what a run left in the scratch, in front, in the order it was popped in."""
@@ -253,29 +253,30 @@ class Many:
                 self._spare = spare if GIL else None
                 if result == -errno.ENOENT or any(raws):
                     return taken
-                raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+                raise syscall.element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, self._fd, self._info)
         self._spare = spare if GIL else None
         return want
 
-    def _from_kernel(self, kernel: InKernel, want: int, raws: Held) -> bool:
-        """Pops up to `want` elements in runs. False if the kernel would not run the program."""
+    def _from_kernel(self, kernel: InKernel, want: int, raws: Held) -> int:
+        """Pops up to `want` elements in runs. Returns how many are left to pop singly: some if a run is refused."""
         busy = 0
         while want:
             count = min(want, kernel.capacity)
             if kernel.pop(count) < 0:
-                return False
+                return want
             taken = kernel.header[TAKEN]
             want -= taken
             if taken < count:
                 busy += 1
                 if kernel.why != errno.EBUSY or busy == _BUSY_TRIES:
                     break
+            # Another run needs the scratch.
             if want:
                 for view in self._scratch():
                     chunk = bytes(view)
                     raws += (chunk,)
                     kernel.header[TAKEN] = 0
-        return True
+        return 0
 
     def _scratch(self) -> "list[Buffer]":
         """What the last run popped into the scratch, if anything."""
@@ -319,7 +320,7 @@ class Many:
             if result < 0:
                 if result == -errno.E2BIG or number:
                     return number
-                raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
+                raise syscall.element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, self._fd, self._info)
         return total
 
     def _push_in_kernel(self, kernel: InKernel, data: memoryview, pushed: int, flags: int) -> tuple[int, bool]:
@@ -344,7 +345,7 @@ class Many:
     def _in_kernel(self) -> InKernel | None:
         """The scratch and the programs, made when first needed."""
         if self.status.in_kernel is None:
-            self._kernel, why = bulk.make(self._fd, self._size, self._max_entries)
+            self._kernel, why = bulk.make(self._fd, self._size, self._info.max_entries)
             self.status = Status(self._kernel is not None, why)
             if self._kernel is not None:
                 self._header = self._kernel.header

@@ -212,7 +212,7 @@ class Map(Generic[T]):
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
-        self._many = Many(fd, codec, info, self._failure)
+        self._many = Many(fd, codec, info)
         self._held = self._many.held
         self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
@@ -279,7 +279,7 @@ class Map(Generic[T]):
         if self._held:
             return self._pop_held(default)
         if self._fd < 0:
-            raise ValueError(f"{self!r}")
+            raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, 0)
         # Under the GIL no other thread gets in between the two halves of this line.
         spare, self._spare = self._spare, None
         if spare is None:
@@ -344,7 +344,7 @@ class Map(Generic[T]):
         `limit` is max_entries unless given: a drain ends also while others go on pushing. If the loop is left early,
         what was taken and not yielded comes first in the next call.
         """
-        return self._many.drain(self.max_entries if limit is None else _count("limit", limit))
+        return self._many.drain(self.max_entries if limit is None else _count("limit", limit), self)
 
     @property
     def bulk(self) -> Status:
@@ -466,8 +466,10 @@ class Map(Generic[T]):
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        held = self._release()
-        os.close(fd)
+        try:
+            held = self._release()
+        finally:
+            os.close(fd)
         if held:
             warnings.warn(f"{held} elements of {self!r} were popped and never handed over", RuntimeWarning, 2)
 
@@ -510,11 +512,7 @@ class Map(Generic[T]):
         raise TypeError(f"a {type(self).__name__} is a descriptor of this process: pin it, or pass the descriptor")
 
     def _failure(self, cmd: Cmd, result: int) -> Exception:
-        if self._fd < 0:
-            return ValueError(f"{self!r}")
-        return bpf_error(
-            cmd, -result, fd=self._fd, subject=syscall.describe(self._info), max_entries=self._info.max_entries
-        )
+        return syscall.element_error(cmd, result, self._fd, self._info)
 
 
 class Queue(Map[T]):

@@ -230,7 +230,7 @@ def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -
     info = _checked_info(fd, len(data))
     result = lib.map_update_elem(fd, data, flags)
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_UPDATE_ELEM, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
+        raise element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, fd, info)
 
 
 def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
@@ -244,7 +244,7 @@ def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
     element, value = new_element(fd, info.value_size)
     result = lib.map_lookup_elem(element)
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_LOOKUP_ELEM, -result, fd=fd, subject=describe(info))
+        raise element_error(Cmd.BPF_MAP_LOOKUP_ELEM, result, fd, info)
     return value.tobytes()
 
 
@@ -259,8 +259,15 @@ def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
     element, value = new_element(fd, info.value_size)
     result = lib.map_lookup_and_delete_elem(element)
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -result, fd=fd, subject=describe(info))
+        raise element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, fd, info)
     return value.tobytes()
+
+
+def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
+    """The exception for an element command that answered `result`; for a map that was closed (fd -1) a ValueError."""
+    if fd < 0:
+        return ValueError(f"{describe(info)} is closed")
+    return bpf_error(cmd, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
 
 
 def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import NamedTuple
 
 from tests.kernels import boot, fetch, initramfs, report
@@ -40,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "initramfs")
-        initramfs.build(image, options.wheel)
+        try:
+            initramfs.build(image, options.wheel)
+        except (OSError, RuntimeError) as error:
+            print(f"!!! the guests' file system could not be built: {error}", file=sys.stderr)
+            return 1
         with ThreadPoolExecutor(options.jobs) as pool:
             results = list(pool.map(lambda kernel: _try(kernel, image, options), options.kernels))
     _print_table(results)
@@ -72,7 +77,10 @@ def _try(kernel: str, image: Path, options: argparse.Namespace) -> Result:
         return Result(kernel, "", [], 0, f"could not be had: {error}")
     log = options.cache / kernel / "console"
     print(f"{kernel} boots {vmlinuz.name}; its console: {log}", file=sys.stderr)
-    guest = boot.boot(vmlinuz, image, log, options.timeout, PYTEST_ADDOPTS=options.pytest)
+    try:
+        guest = boot.boot(vmlinuz, image, log, options.timeout, PYTEST_ADDOPTS=options.pytest)
+    except (OSError, CalledProcessError) as error:
+        return Result(kernel, vmlinuz.name, [], 0, f"could not be booted: {error}")
     runs = report.parse(guest.report, kernel)
     problem = "" if guest.ended else f"was killed after {options.timeout:.0f} s\n"
     for name in RUNS:
