@@ -38,7 +38,7 @@ _pop = lib.map_lookup_and_delete_elem
 GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # Fewer elements than this are moved one by one: a run costs about as much as so many calls.
-BREAK_EVEN = 16
+BREAK_EVEN = 12
 
 # Elements that drain() takes at once.
 DRAIN_CHUNK = 1024
