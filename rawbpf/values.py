@@ -55,8 +55,8 @@ class RawBytes:
             return b"".join(values)
         return b"".join(map(self.encode, values))
 
-    def decode_all(self, data: "Buffer") -> list[bytes]:
-        return self._scalars.unpack(data)
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        self._scalars.unpack(data, values)
 
     @cached_property
     def _scalars(self) -> "_Scalars":
@@ -115,8 +115,11 @@ class StructFormat:
         # One of them is something else, or does not fit: encode() says which.
         return b"".join(map(self.encode, values))
 
-    def decode_all(self, data: "Buffer") -> list[Any]:
-        return self._scalars.unpack(data) if self._scalar else list(self._struct.iter_unpack(data))
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        if self._scalar:
+            self._scalars.unpack(data, values)
+        else:
+            values += self._struct.iter_unpack(data)
 
     @cached_property
     def _scalars(self) -> "_Scalars":
@@ -136,15 +139,14 @@ class _Scalars:
         # Native alignment can put padding between two of a format: then each is unpacked alone.
         self._block = block if block.size == 256 * one.size else one
 
-    def unpack(self, data: "Buffer") -> list[Any]:
+    def unpack(self, data: "Buffer", values: list[Any]) -> None:
+        """Appends them to `values`."""
         view = memoryview(data)
         whole = view.nbytes - view.nbytes % self._block.size
-        values: list[Any] = []
         for some in self._block.iter_unpack(view[:whole]):
             values += some
         for some in self._one.iter_unpack(view[whole:]):
             values += some
-        return values
 
 
 class CtypesType:
@@ -175,8 +177,8 @@ class CtypesType:
         instance = self._ctype.from_buffer_copy(data)
         return instance.value if self._simple else instance
 
-    def decode_all(self, data: "Buffer") -> list[Any]:
-        return list((self._ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data))
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        values += (self._ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data)
 
     def __repr__(self) -> str:
         return f"ctypes {self._ctype.__name__}"
@@ -222,13 +224,14 @@ def codec_for(spec: ValueSpec) -> Codec[Any]:
 
 
 def decode_many(codec: Codec[Any], chunks: "list[bytes | memoryview]") -> list[Any]:
-    """The values in chunks of raw elements. A codec that has a faster way than one by one has decode_all()."""
+    """The values in chunks of raw elements. A codec that has a faster way than one by one has decode_all(data, values),
+    which appends the values to a list: copying a list of them costs as much as a quarter of the decoding."""
     decode_all = getattr(codec, "decode_all", None)
     values: list[Any] = []
     for chunk in chunks:
         # A single value, as the first one is, costs less by itself.
         if decode_all is not None and len(chunk) > codec.size:
-            values += decode_all(chunk)
+            decode_all(chunk, values)
         else:
             data = bytes(chunk)
             values += [codec.decode(data[at : at + codec.size]) for at in range(0, len(data), codec.size)]

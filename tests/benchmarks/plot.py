@@ -34,4 +34,4 @@ def draw(path: Path, panels: dict[str, dict[str, dict[int, float]]]) -> None:
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize=7)
     figure.suptitle(machine(), fontsize=8)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=75, pil_kwargs={"optimize": True})
