@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"!!! the guests' file system could not be built: {error}", file=sys.stderr)
             return 1
         with ThreadPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(lambda kernel: _try(kernel, image, options), options.kernels))
+            consoles = options.consoles or Path(folder)
+            results = list(pool.map(lambda kernel: _try(kernel, image, consoles, options), options.kernels))
     _print_table(results)
     for result in results:
         _print_details(result)
@@ -65,20 +66,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--refresh", action="store_true", help="fetch the archive's newest, whatever is cached")
     parser.add_argument("--wheel", type=Path, help="the rawbpf wheel to test (default: built from this folder)")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k memlock'")
+    parser.add_argument("--consoles", type=Path, metavar="FOLDER", help="keep what the guests print in this folder")
     parser.add_argument("--cache", type=Path, default=cache / "rawbpf" / "kernels", help="default: %(default)s")
     return parser.parse_args(arguments)
 
 
-def _try(kernel: str, image: Path, options: argparse.Namespace) -> Result:
+def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) -> Result:
     """Boots one kernel and reads what it reports; never raises for what a kernel can do wrong."""
     try:
         vmlinuz = fetch.kernel(kernel, options.cache, options.refresh)
     except fetch.Unavailable as error:
         return Result(kernel, "", [], 0, f"could not be had: {error}")
-    log = options.cache / kernel / "console"
-    print(f"{kernel} boots {vmlinuz.name}; its console: {log}", file=sys.stderr)
+    console = consoles / f"console-{kernel}"
+    print(f"{kernel} boots {vmlinuz.name}; its console: {console}", file=sys.stderr)
     try:
-        guest = boot.boot(vmlinuz, image, log, options.timeout, PYTEST_ADDOPTS=options.pytest)
+        guest = boot.boot(vmlinuz, image, console, options.timeout, PYTEST_ADDOPTS=options.pytest)
     except (OSError, CalledProcessError) as error:
         return Result(kernel, vmlinuz.name, [], 0, f"could not be booted: {error}")
     runs = report.parse(guest.report, kernel)
