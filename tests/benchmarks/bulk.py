@@ -19,7 +19,7 @@ VALUE_SIZES = [4, 8, 64, 512, 4096]
 MOVED = 1024
 ROOM = 4 << 20
 
-# What DESIGN asks for at the largest batch: how many times faster than the C loop.
+# The goals at the largest batch: how many times faster than the C loop.
 BUDGETS = {("push", "push_many, buffer"): 12, ("pop", "pop_into"): 12, ("pop", "pop_many"): 5}
 
 SINGLE = {

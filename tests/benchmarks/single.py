@@ -10,7 +10,7 @@ from tests.benchmarks.measure import Contender, Report, floor, libbpf, medians, 
 CALLS = 10_000
 VALUE = b"12345678"
 
-# What DESIGN asks for, as multiples of the C loop.
+# The goals, as multiples of the C loop.
 BUDGETS = {"push": 1.8, "pop": 2.2}
 
 
