@@ -301,7 +301,7 @@ class Many:
             kernel = self._in_kernel()
             if kernel is not None:
                 self._merge()
-                pushed, more = self._push_in_kernel(kernel, data, pushed, flags)
+                pushed, more = self._push_in_kernel(kernel, memoryview(data), pushed, flags)
                 if not more:
                     return pushed
         finally:
@@ -310,10 +310,10 @@ class Many:
                 self._lock[0] = True
         return self._push_singly(data, pushed, total, flags)
 
-    def _push_singly(self, data: memoryview, pushed: int, total: int, flags: int) -> int:
+    def _push_singly(self, data: bytes | memoryview, pushed: int, total: int, flags: int) -> int:
         """Pushes elements `pushed` to `total`, a call each; returns how many of all are pushed then."""
         size = self._size
-        values = data[pushed * size : total * size].tobytes()
+        values = bytes(data[pushed * size : total * size])
         for number in range(pushed, total):
             at = (number - pushed) * size
             result = _push(self._fd, values[at : at + size], flags)

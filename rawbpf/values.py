@@ -238,12 +238,14 @@ def decode_many(codec: Codec[Any], chunks: "list[bytes | memoryview]") -> list[A
     return values
 
 
-def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> memoryview:
+def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | memoryview:
     """The raw bytes of many values: of an iterable each encoded, of a contiguous buffer as they are. A codec that has a
     faster way than one by one has encode_all().
 
     Raises ValueError for a buffer that is not a whole number of values, and what encode() raises.
     """
+    if type(values) is bytes and len(values) % codec.size == 0:
+        return values
     try:
         view = memoryview(values)  # type: ignore[arg-type]
     except TypeError:
@@ -251,10 +253,10 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> memoryvi
             raise TypeError("values are an iterable of values, or a buffer, not a str") from None
         encode_all = getattr(codec, "encode_all", None)
         if encode_all is not None:
-            return memoryview(encode_all(list(cast("Iterable[Any]", values))))
-        return memoryview(b"".join([codec.encode(value) for value in cast("Iterable[Any]", values)]))
+            return cast(bytes, encode_all(list(cast("Iterable[Any]", values))))
+        return b"".join([codec.encode(value) for value in cast("Iterable[Any]", values)])
     if view.itemsize not in (1, codec.size):
         raise ValueError(f"the buffer's items have {view.itemsize} bytes, and value_size is {codec.size}")
     if view.nbytes % codec.size:
         raise ValueError(f"the buffer has {view.nbytes} bytes, no whole number of values of {codec.size}")
-    return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
+    return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
