@@ -11,7 +11,7 @@ import queue
 from typing import NamedTuple
 
 from rawbpf import privileges
-from rawbpf.abi import ENOTSUPP, Cmd
+from rawbpf.abi import ENOTSUPP, Cmd, MapType
 from rawbpf.door import raise_hook_failure
 
 
@@ -131,23 +131,34 @@ _BY_ERRNO: dict[int, _Meaning] = {
 }
 
 
-def bpf_error(cmd: Cmd, error: int, *, fd: int | None = None, hint: str = "", **details: object) -> BpfError:
+def bpf_error(
+    cmd: Cmd,
+    error: int,
+    *,
+    fd: int | None = None,
+    token_fd: int | None = None,
+    map_type: MapType | None = None,
+    hint: str = "",
+    **details: object,
+) -> BpfError:
     """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
 
-    Without a `subject` (the bare call) no map's terms are used. An EPERM is explained from evidence (privileges.py).
+    Without a `subject` (the bare call) no map's terms are used. An EPERM is explained from evidence (privileges.py):
+    `fd`, `token_fd`, `map_type` and the path among the details are where to look for it.
     First raises what a hook at the door raised, if that is why the call failed.
     """
     raise_hook_failure()
     in_its_terms = _BY_COMMAND.get((cmd, error)) if "subject" in details else None
     meaning = in_its_terms or _BY_ERRNO.get(error) or _Meaning(BpfError, "{subject}: " + strerror(error))
     details.setdefault("subject", "bpf(2)")
+    path = details.get("path")
+    assert path is None or isinstance(path, str)
     if not hint:
         hint = meaning.hint
         if error == errno.EPERM:
-            hint = privileges.why_not_permitted(cmd, fd)
+            hint = str(privileges.why_not_permitted(cmd, fd, path=path, token_fd=token_fd, map_type=map_type))
     exception = meaning.error(error, meaning.what.format_map(details), cmd, hint)
-    if "path" in details:
-        exception.filename = details["path"]
+    exception.filename = path
     return exception
 
 

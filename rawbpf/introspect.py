@@ -39,7 +39,7 @@ from rawbpf.asm import (
     store,
 )
 from rawbpf.errors import BpfError, NotPermitted, Unsupported
-from rawbpf.privileges import Capability, has_capability
+from rawbpf.privileges import Capability, is_privileged, lacking
 from rawbpf.program import ETH_HLEN, Program
 
 # The scratch of a snapshot: what is asked for, what was found, and a part of the ring.
@@ -194,10 +194,9 @@ def _load(code: list[Item], name: str) -> Program:
     except NotPermitted:
         raise
     except BpfError as error:
-        if has_capability(Capability.CAP_PERFMON) is False and has_capability(Capability.CAP_SYS_ADMIN) is False:
-            raise NotPermitted(
-                errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, "it needs CAP_PERFMON as well"
-            ) from error
+        if is_privileged(Capability.CAP_PERFMON) is False:
+            why = str(lacking(Capability.CAP_PERFMON))
+            raise NotPermitted(errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, why) from error
         raise Unsupported(
             errno.EOPNOTSUPP,
             "this kernel lets no program look into a map",

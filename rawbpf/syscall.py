@@ -212,6 +212,8 @@ def create(attr: "CData", subject: str) -> int:
             -result,
             subject=subject,
             hint=hint,
+            token_fd=attr.map_token_fd if attr.map_flags & MapFlag.BPF_F_TOKEN_FD else None,
+            map_type=MapType(attr.map_type),
             max_entries=attr.max_entries,
             value_size=attr.value_size,
         )
@@ -295,10 +297,7 @@ def obj_pin(fd: int, path: StrPath) -> None:
     result = _call(Cmd.BPF_OBJ_PIN, attr)
     if result < 0:
         text = os.fsdecode(path)
-        hint = ""
-        if result == -errno.EPERM:
-            hint = "a pin lives in a bpffs (mount -t bpf bpf /sys/fs/bpf), and its name has no '.'"
-        raise bpf_error(Cmd.BPF_OBJ_PIN, -result, hint=hint, path=text, subject=repr(text))
+        raise bpf_error(Cmd.BPF_OBJ_PIN, -result, path=text, subject=repr(text))
 
 
 def obj_get(path: StrPath, file_flags: int = 0) -> int:
