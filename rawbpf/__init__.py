@@ -14,6 +14,8 @@ Queue, Stack, open_map() and maps() are what most programs need. rawbpf.syscall 
 bpf() is the bare call.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
 from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, Unsupported
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
@@ -21,6 +23,9 @@ from rawbpf.memlock import set_memlock_rlimit
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
 from rawbpf.values import Codec
 from rawbpf.version import __version__
+
+if TYPE_CHECKING:
+    from rawbpf.doctor import diagnose
 
 __all__ = [
     "BPF_ANY",
@@ -48,8 +53,20 @@ __all__ = [
     "__version__",
     "bpf",
     "bpf_attr",
+    "diagnose",
     "maps",
     "open_map",
     "pointer",
     "set_memlock_rlimit",
 ]
+
+# The tools to look with cost an import only when they are asked for.
+_TOOLS = {"diagnose": "doctor"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TOOLS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rawbpf.{_TOOLS[name]}"), name)

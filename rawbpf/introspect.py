@@ -1,8 +1,8 @@
 """How many elements a map holds, and which: read by a BPF program from the map's own struct in the kernel.
 
 No bpf(2) command tells either. But a program may read the fields of the map it uses, and the kernel's BTF says where
-they are (struct bpf_queue_stack in kernel/bpf/queue_stack_maps.c): a ring of `size` slots, one more than max_entries, of
-which `head` is the next to be written and `tail` the oldest that is filled.
+they are (struct bpf_queue_stack in kernel/bpf/queue_stack_maps.c): a ring of `size` slots, one more than max_entries,
+of which `head` is the next to be written and `tail` the oldest that is filled.
 
 Needs CAP_PERFMON, a kernel with BTF, and Linux 5.9, which let programs read a map's struct. What is read while others
 push and pop is approximate.

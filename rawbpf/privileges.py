@@ -148,7 +148,7 @@ class Cause(NamedTuple):
     capability: Capability | None = None
 
     def __str__(self) -> str:
-        return f"{self.text}: {self.help}"
+        return f"{self.text}: {self.help}{'' if self.certain else ' (a guess)'}"
 
 
 _ELEMENT_ACCESS = {
@@ -278,8 +278,7 @@ def _why_open_command_refused(capable: bool | None) -> Cause:
     if kernel_version() < (5, 19) and closed and not capable:
         return Cause(
             "sysctl",
-            f"kernel.unprivileged_bpf_disabled is {closed}, and before Linux 5.19 that closes all of bpf(2) to a process "
-            "without CAP_BPF",
+            f"kernel.unprivileged_bpf_disabled is {closed}, which before 5.19 closes all of bpf(2) without CAP_BPF",
             "grant CAP_BPF, or sysctl kernel.unprivileged_bpf_disabled=0 (after 1 only a reboot helps)",
         )
     return _not_visible()
