@@ -450,11 +450,15 @@ class TestDrain:
             producer = threading.Thread(target=produce, args=(q,))
             producer.start()
             try:
-                for _ in range(200):
+                for turn in range(200):
+                    before = os.fstat(file.fileno()).st_size
                     follower = subprocess.Popen([*COMMAND, "drain", path, "--follow"], stdout=file)
-                    time.sleep(0.05 + chance.random() * 0.1)
+                    # It has begun, but for every tenth time, which may be killed before it took anything.
+                    while turn % 10 and os.fstat(file.fileno()).st_size == before:
+                        time.sleep(0.001)
+                    time.sleep(chance.random() * 0.01)
                     follower.terminate()
-                    assert follower.wait() in (0, -signal.SIGTERM)
+                    assert follower.wait() == 0 or (turn % 10 == 0 and follower.returncode == -signal.SIGTERM)
             finally:
                 stop.set()
                 producer.join()
