@@ -26,6 +26,8 @@ from rawbpf.version import __version__
 
 if TYPE_CHECKING:
     from rawbpf.doctor import diagnose
+    from rawbpf.sharing import recv_map, send_map
+    from rawbpf.tokens import Token
 
 __all__ = [
     "BPF_ANY",
@@ -49,6 +51,7 @@ __all__ = [
     "ProgType",
     "Queue",
     "Stack",
+    "Token",
     "Unsupported",
     "__version__",
     "bpf",
@@ -57,11 +60,13 @@ __all__ = [
     "maps",
     "open_map",
     "pointer",
+    "recv_map",
+    "send_map",
     "set_memlock_rlimit",
 ]
 
-# The tools to look with cost an import only when they are asked for.
-_TOOLS = {"diagnose": "doctor"}
+# What costs an import only when it is asked for.
+_TOOLS = {"Token": "tokens", "diagnose": "doctor", "recv_map": "sharing", "send_map": "sharing"}
 
 
 def __getattr__(name: str) -> Any:

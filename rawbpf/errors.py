@@ -118,6 +118,15 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): _Meaning(BpfError, "{subject} is not open"),
     (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no map has {subject}"),
     (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
+    (Cmd.BPF_TOKEN_CREATE, errno.ENOENT): _Meaning(
+        NotFound, "{subject} delegates nothing", "mount it with delegate_cmds=map_create,delegate_maps=queue:stack"
+    ),
+    (Cmd.BPF_TOKEN_CREATE, errno.EOPNOTSUPP): _Meaning(
+        Unsupported, "there is no token in the initial user namespace", "here CAP_BPF is enough"
+    ),
+    (Cmd.BPF_TOKEN_CREATE, errno.EINVAL): _Meaning(
+        BpfError, "{subject} is not the root of a bpffs", "tokens need Linux 6.9, and a bpffs's root folder"
+    ),
 }
 
 # What it means for all the others.

@@ -3,6 +3,7 @@
 import errno
 import operator
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
@@ -519,7 +520,13 @@ class Map(Generic[T]):
         return f"<{kind} {self.name!r} fd={self._fd} id={self.id} {sizes}>"
 
     def __reduce__(self) -> "tuple[Any, ...]":
-        raise TypeError(f"a {type(self).__name__} is a descriptor of this process: pin it, or pass the descriptor")
+        # Only multiprocessing, while it starts a child, can give that child a descriptor.
+        context = sys.modules.get("multiprocessing.context")
+        if context is None or context.get_spawning_popen() is None:
+            raise TypeError(f"a {type(self).__name__} is a descriptor of this process: pin it, or rawbpf.send_map() it")
+        from multiprocessing.reduction import DupFd
+
+        return _in_child, (type(self), DupFd(self.fileno()), self._codec)
 
     def _failure(self, cmd: Cmd, result: int) -> Exception:
         if self._fd < 0:
@@ -608,11 +615,17 @@ def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "
     else:
         fd = syscall.obj_get(spec, _open_flags(access))
     try:
-        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
-        return _CLASSES[info.type].from_fd(fd, value)
+        return map_from_fd(fd, value)
     except BaseException:
         os.close(fd)
         raise
+
+
+def map_from_fd(fd: int, value: "ValueSpec | None" = None) -> "Queue[Any] | Stack[Any]":
+    """Takes over a descriptor, as the Queue or Stack that the kernel says it is; see Queue.from_fd()."""
+    syscall.check_fd(fd)
+    info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+    return _CLASSES[info.type].from_fd(fd, value)
 
 
 def maps() -> Iterator[MapInfo]:
@@ -629,6 +642,13 @@ def maps() -> Iterator[MapInfo]:
             os.close(fd)
         if info.type in _CLASSES:
             yield info
+
+
+def _in_child(kind: "type[S]", duplicate: Any, codec: Codec[Any]) -> "S":
+    """The map that a multiprocessing child was given with its arguments."""
+    fd = duplicate.detach()
+    os.set_inheritable(fd, False)
+    return kind._from_new_fd(fd, codec)
 
 
 def _id_of(name: str, map_type: MapType | None = None) -> int:

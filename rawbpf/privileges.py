@@ -258,6 +258,8 @@ def _why_process_refused(cmd: Cmd) -> Cause:
         return Cause("seccomp", f"a seccomp filter refuses bpf(2){also}", "allow the system call in the filter")
     if cmd in _OPEN_COMMANDS:
         return _why_open_command_refused(capable)
+    if cmd == Cmd.BPF_TOKEN_CREATE:
+        return _why_no_token()
     if in_initial_user_namespace() is False:
         text = f"{needed.name} counts only outside user namespaces, and this process is inside one"
         return Cause("user-namespace", text, "use a BPF token, or a map made by a helper outside")
@@ -270,6 +272,14 @@ def _why_process_refused(cmd: Cmd) -> Cause:
             if is_privileged(capability) is False:
                 return lacking(capability, certain=False)
     return _not_visible()
+
+
+def _why_no_token() -> Cause:
+    if has_capability(Capability.CAP_BPF) is False:
+        text = "a token wants CAP_BPF in this user namespace"
+        return Cause("token", text, "give the process that capability", capability=Capability.CAP_BPF)
+    text = "the bpffs was not mounted for this user namespace"
+    return Cause("token", text, "mount one whose fsopen() was called in here", False)
 
 
 def _why_open_command_refused(capable: bool | None) -> Cause:

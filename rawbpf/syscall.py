@@ -52,6 +52,7 @@ ATTR_SIZE = {
     Cmd.BPF_MAP_GET_FD_BY_ID: 12,
     Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
     Cmd.BPF_BTF_LOAD: 28,
+    Cmd.BPF_TOKEN_CREATE: 8,
 }
 
 # Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
@@ -390,6 +391,21 @@ def btf_load(blob: bytes) -> int:
     result = _call(Cmd.BPF_BTF_LOAD, attr)
     if result < 0:
         raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="BTF")
+    return above_stdio(result)
+
+
+def token_create(bpffs_fd: int) -> int:
+    """BPF_TOKEN_CREATE: makes a token of what a bpffs delegates, returns its descriptor.
+
+    `bpffs_fd` is an open folder: the root of a bpffs that was mounted for this process's user namespace with delegate_*
+    options. Raises NotPermitted (EPERM: the bpffs is of another user namespace, or CAP_BPF is missing in this one),
+    NotFound (ENOENT: nothing is delegated), Unsupported (EOPNOTSUPP: in the initial user namespace, or a kernel
+    without tokens), BpfError (EINVAL: not a bpffs's root). Linux 6.9.
+    """
+    attr = bpf_attr(token_create={"bpffs_fd": check_fd(bpffs_fd)})
+    result = _call(Cmd.BPF_TOKEN_CREATE, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_TOKEN_CREATE, -result, subject=f"the bpffs of descriptor {bpffs_fd}")
     return above_stdio(result)
 
 
