@@ -283,7 +283,8 @@ class InKernel:
 def _capacity(value_size: int, max_entries: int) -> int:
     """Elements in the scratch: a power of two, so that an index can be masked."""
     room = (SCRATCH_MAX - DATA) // value_size - 1
-    return 1 << min(room, max_entries).bit_length() - 1
+    enough = 1 << (max_entries - 1).bit_length()
+    return min(enough, 1 << room.bit_length() - 1)
 
 
 def make(map_fd: int, value_size: int, max_entries: int) -> tuple[InKernel | None, str]:

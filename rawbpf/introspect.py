@@ -1,8 +1,8 @@
 """How many elements a map holds, and which: read by a BPF program from the map's own struct in the kernel.
 
 No bpf(2) command tells either. But a program may read the fields of the map it uses, and the kernel's BTF says where
-they are (struct bpf_queue_stack in kernel/bpf/queue_stack_maps.c): a ring of `size` slots, one more than max_entries,
-of which `head` is the next to be written and `tail` the oldest that is filled.
+they are (struct bpf_queue_stack, kernel/bpf/queue_stack_maps.c): a ring of `size` slots, one more than max_entries, of
+which `head` is the next to be written and `tail` the oldest that is filled.
 
 Needs CAP_PERFMON, a kernel with BTF, and Linux 5.9, which let programs read a map's struct. What is read while others
 push and pop is approximate.
@@ -39,7 +39,7 @@ from rawbpf.asm import (
     store,
 )
 from rawbpf.errors import BpfError, NotPermitted, Unsupported
-from rawbpf.privileges import Capability, is_privileged, lacking
+from rawbpf.privileges import Capability, has_capability, lacking
 from rawbpf.program import ETH_HLEN, Program
 
 # The scratch of a snapshot: what is asked for, what was found, and a part of the ring.
@@ -191,15 +191,21 @@ def _copying(map_fd: int, scratch: int, chunk: int) -> list[Item]:
 def _load(code: list[Item], name: str) -> Program:
     try:
         return Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name=name)
-    except NotPermitted:
-        raise
     except BpfError as error:
-        if is_privileged(Capability.CAP_PERFMON) is False:
+        if _only_perfmon_is_missing():
             why = str(lacking(Capability.CAP_PERFMON))
             raise NotPermitted(errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, why) from error
+        if isinstance(error, NotPermitted):
+            raise
         raise Unsupported(
             errno.EOPNOTSUPP,
             "this kernel lets no program look into a map",
             Cmd.BPF_PROG_LOAD,
             "it needs Linux 5.9 with BTF",
         ) from error
+
+
+def _only_perfmon_is_missing() -> bool:
+    if has_capability(Capability.CAP_SYS_ADMIN):
+        return False
+    return bool(has_capability(Capability.CAP_BPF)) and not has_capability(Capability.CAP_PERFMON)

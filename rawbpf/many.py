@@ -7,7 +7,7 @@ possible:
 - CPython runs signal handlers after calls and at jumps backward, not between plain loads and stores. `held += (x,)`,
   `header[TAKEN] = 0` and `del held[0]` are no calls: two of them in a row are one step.
 - Whoever takes elements puts them in a list of their own (`raws`) that an exception handler gives back, without a call:
-  `held += raws`.
+  `held += ((raws, 0),)`.
 
 So each operation ends with a commit, a few plain statements behind the last call. A lock's release() would be a call;
 the lock here is a dictionary with one key, and whoever deletes the key has it.
@@ -46,23 +46,21 @@ DRAIN_CHUNK = 1024
 # A run that ends with EBUSY is tried again so many times.
 _BUSY_TRIES = 10
 
-# Chunks of raw elements: any buffer, or (buffer, n): without its first n elements.
+# What was taken and not handed over: bytes, in pop order; behind them what was given back since, (chunks, n): without
+# the first n elements. Of those the last comes first: who gives back last took first.
 Held = list[Any]
 
 R = TypeVar("R")
 
 
 class Many:
-    """The state behind a map's bulk calls. `failure(cmd, result)` makes the exception of a failed call."""
+    """The state behind a map's bulk calls."""
 
-    def __init__(
-        self, fd: int, codec: Codec[Any], info: syscall.MapInfo, failure: Callable[[Cmd, int], Exception]
-    ) -> None:
+    def __init__(self, fd: int, codec: Codec[Any], info: syscall.MapInfo) -> None:
         self._fd = fd
         self._codec = codec
+        self._info = info
         self._size = info.value_size
-        self._max_entries = info.max_entries
-        self._failure = failure
         # Taken out of the kernel and not handed over. Anybody may append; only who has the lock takes away.
         self.held: Held = []
         self._lock = {0: True}
@@ -86,7 +84,7 @@ class Many:
             self._singly(limit, raws)
             return raws if self._raw else list(map(self._codec.decode, raws))
         except BaseException:
-            self.held += raws
+            self.held += ((raws, 0),)
             raise
 
     def _decoded(self, chunks: "list[Buffer]") -> list[Any]:
@@ -110,7 +108,8 @@ class Many:
 
         return self._take(limit, copy)
 
-    def drain(self, limit: int) -> Iterator[Any]:
+    def drain(self, limit: int, owner: object) -> Iterator[Any]:
+        # `owner` is the map, which must not be collected, and so closed, before the generator is.
         while limit > 0:
             raw, given = b"", 0
             try:
@@ -126,7 +125,7 @@ class Many:
             finally:
                 # The consumer broke off, or something was raised: the rest comes first in the next call.
                 if raw:
-                    self.held += ((raw, given),)
+                    self.held += (((raw,), given),)
 
     def _raw_and_decoded(self, chunks: "list[Buffer]") -> tuple[bytes, list[Any]]:
         raw = b"".join(chunks)
@@ -143,10 +142,15 @@ class Many:
 
     def first_held(self) -> bytes | None:
         """The element that comes first in the next pop, if it was taken out of the kernel already."""
-        for entry in list(self.held):
-            if raw := self._as_bytes(entry):
-                return raw[: self._size]
-        return bytes(self._kernel.data[: self._size]) if self._kernel and self._header[TAKEN] else None
+        me = self._me()
+        try:
+            self._acquire(me)
+            self._merge()
+            return self.held[0][: self._size] if self.held else None
+        finally:
+            if self._owner == me:
+                self._owner = 0
+                self._lock[0] = True
 
     def _take(self, limit: int, use: "Callable[[list[Any]], R]", everything_held: bool = False) -> "R":
         """Takes up to `limit` elements and returns use(chunks) of their raw bytes; on an exception all are held."""
@@ -154,10 +158,10 @@ class Many:
         me = self._me()
         try:
             self._acquire(me)
-            if self._header[TAKEN]:
-                self._scratch_to(self.held)
+            if self.held:
+                self._merge()
             if everything_held:
-                self._from_held(len(b"".join(map(self._as_bytes, self.held))) // self._size, raws)
+                self._from_held(sum(map(len, self.held)) // self._size, raws)
             else:
                 self._gather(limit, raws)
             result = use([*raws, *self._scratch()])
@@ -165,8 +169,8 @@ class Many:
             self._header[TAKEN] = 0
             return result
         except BaseException:
-            # The empty chunk says: look into the scratch as well.
-            self.held += [*raws, b""]
+            # Also if `raws` is empty: the last run's elements may be in the scratch, see _merge().
+            self.held += ((raws, 0),)
             raise
         finally:
             if self._owner == me:
@@ -181,22 +185,36 @@ class Many:
         if self._singly(few, raws) < few or want == few:
             return
         kernel = self._kernel or self._in_kernel()
-        if kernel is None or not self._from_kernel(kernel, want - few, raws):
-            self._singly(want - few, raws)
+        left = want - few
+        if kernel is not None:
+            left = self._from_kernel(kernel, left, raws)
+        self._singly(left, raws)
+
+    def _merge(self) -> None:
+        """Puts what was given back, and what a run left in the scratch, in front, in the order it was popped in."""
+        for view in self._scratch():
+            chunk = bytes(view)
+            self.held[:0] = (chunk,)
+            self._header[TAKEN] = 0
+        entries = self.held[:]
+        back = [b"".join(entry[0])[entry[1] * self._size :] for entry in reversed(entries) if type(entry) is tuple]
+        chunks = [chunk for chunk in back + [entry for entry in entries if type(entry) is bytes] if chunk]
+        count = len(entries)
+        self.held[:count] = chunks
 
     def _from_held(self, want: int, raws: Held) -> int:
         taken = 0
-        while self.held and taken <= want:
-            chunk = self._as_bytes(self.held[0])
+        while taken < want and self.held and type(self.held[0]) is bytes:
+            chunk = self.held[0]
             room = (want - taken) * self._size
             head, rest = chunk[:room], chunk[room:]
             taken += len(head) // self._size
             if rest:
                 self.held[0] = rest
                 raws += (head,)
-                break
-            del self.held[0]
-            raws += (head,)
+            else:
+                del self.held[0]
+                raws += (head,)
         return taken
 
     def _singly(self, want: int, raws: Held) -> int:
@@ -223,43 +241,35 @@ class Many:
                 self._spare = spare if GIL else None
                 if result == -errno.ENOENT or any(raws):
                     return taken
-                raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+                raise syscall.element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, self._fd, self._info)
         self._spare = spare if GIL else None
         return want
 
-    def _from_kernel(self, kernel: InKernel, want: int, raws: Held) -> bool:
-        """Pops up to `want` elements in runs. False if the kernel would not run the program."""
+    def _from_kernel(self, kernel: InKernel, want: int, raws: Held) -> int:
+        """Pops up to `want` elements in runs. Returns how many are left to pop singly: some if a run is refused."""
         busy = 0
         while want:
             count = min(want, kernel.capacity)
             if kernel.pop(count) < 0:
-                return False
+                return want
             taken = kernel.header[TAKEN]
             want -= taken
             if taken < count:
                 busy += 1
                 if kernel.why != errno.EBUSY or busy == _BUSY_TRIES:
                     break
+            # Another run needs the scratch.
             if want:
-                self._scratch_to(raws)
-        return True
+                for view in self._scratch():
+                    chunk = bytes(view)
+                    raws += (chunk,)
+                    kernel.header[TAKEN] = 0
+        return 0
 
     def _scratch(self) -> "list[Buffer]":
+        """What the last run popped into the scratch, if anything."""
         taken = self._header[TAKEN]
         return [self._kernel.data[: taken * self._size]] if self._kernel and taken else []
-
-    def _scratch_to(self, raws: Held) -> None:
-        """Moves what the last run popped out of the scratch."""
-        for view in self._scratch():
-            chunk = bytes(view)
-            raws += (chunk,)
-            self._header[TAKEN] = 0
-
-    def _as_bytes(self, entry: Any) -> bytes:
-        if isinstance(entry, tuple):
-            raw, given = entry
-            return bytes(raw[given * self._size :])
-        return bytes(entry)
 
     # Giving
 
@@ -278,7 +288,7 @@ class Many:
             self._acquire(me)
             kernel = self._in_kernel()
             if kernel is not None:
-                self._scratch_to(self.held)
+                self._merge()
                 pushed, more = self._push_in_kernel(kernel, data, pushed, flags)
                 if not more:
                     return pushed
@@ -298,7 +308,7 @@ class Many:
             if result < 0:
                 if result == -errno.E2BIG or number:
                     return number
-                raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
+                raise syscall.element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, self._fd, self._info)
         return total
 
     def _push_in_kernel(self, kernel: InKernel, data: memoryview, pushed: int, flags: int) -> tuple[int, bool]:
@@ -323,7 +333,7 @@ class Many:
     def _in_kernel(self) -> InKernel | None:
         """The scratch and the programs, made when first needed."""
         if self.status.in_kernel is None:
-            self._kernel, why = bulk.make(self._fd, self._size, self._max_entries)
+            self._kernel, why = bulk.make(self._fd, self._size, self._info.max_entries)
             self.status = Status(self._kernel is not None, why)
             if self._kernel is not None:
                 self._header = self._kernel.header
@@ -334,14 +344,14 @@ class Many:
         me = self._me()
         try:
             self._acquire(me)
-            self._scratch_to(self.held)
+            self._merge()
             self._drop()
             self._fd = -1
         finally:
             if self._owner == me:
                 self._owner = 0
                 self._lock[0] = True
-        return len(b"".join(map(self._as_bytes, self.held))) // self._size
+        return sum(map(len, self.held)) // self._size
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""

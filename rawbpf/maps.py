@@ -214,7 +214,7 @@ class Map(Generic[T]):
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
-        self._many = Many(fd, codec, info, self._failure)
+        self._many = Many(fd, codec, info)
         self._held = self._many.held
         self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
@@ -281,7 +281,7 @@ class Map(Generic[T]):
         if self._held:
             return self._pop_held(default)
         if self._fd < 0:
-            raise ValueError(f"{self!r}")
+            raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, 0)
         # Under the GIL no other thread gets in between the two halves of this line.
         spare, self._spare = self._spare, None
         if spare is None:
@@ -298,7 +298,7 @@ class Map(Generic[T]):
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:
-                self._held += (value,)
+                self._held += (((value,), 0),)
             raise
         self._spare = spare if GIL else None
         if result == -errno.ENOENT and default is not _RAISE:
@@ -346,7 +346,7 @@ class Map(Generic[T]):
         `limit` is max_entries unless given: a drain ends also while others go on pushing. If the loop is left early,
         what was taken and not yielded comes first in the next call.
         """
-        return self._many.drain(self.max_entries if limit is None else _count("limit", limit))
+        return self._many.drain(self.max_entries if limit is None else _count("limit", limit), self)
 
     def follow(self, poll: float = 0.02) -> "Follow[T]":
         """Elements as they arrive, for ever: for `for` and for `async for`.
@@ -452,7 +452,7 @@ class Map(Generic[T]):
     def freeze(self) -> None:
         """Ends push and pop from user space for good (BPF_MAP_FREEZE); peek and BPF programs go on. Linux 5.2.
 
-        Raises NotPermitted if the descriptor is read-only or the map is frozen already.
+        Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
         """
         syscall.map_freeze(self.fileno())
 
@@ -479,8 +479,10 @@ class Map(Generic[T]):
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        held = self._release()
-        os.close(fd)
+        try:
+            held = self._release()
+        finally:
+            os.close(fd)
         if held:
             warnings.warn(f"{held} elements of {self!r} were popped and never handed over", RuntimeWarning, 2)
 
@@ -529,11 +531,7 @@ class Map(Generic[T]):
         return _in_child, (type(self), DupFd(self.fileno()), self._codec)
 
     def _failure(self, cmd: Cmd, result: int) -> Exception:
-        if self._fd < 0:
-            return ValueError(f"{self!r}")
-        return bpf_error(
-            cmd, -result, fd=self._fd, subject=syscall.describe(self._info), max_entries=self._info.max_entries
-        )
+        return syscall.element_error(cmd, result, self._fd, self._info)
 
 
 class Queue(Map[T]):

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -26,8 +27,8 @@ class Capability(IntEnum):
 
 
 def kernel_version() -> tuple[int, int]:
-    """The running kernel's version, (6, 18) for "6.18.3-arch1"."""
-    major, minor, *_ = os.uname().release.split("-")[0].split(".")
+    """The running kernel's version, (6, 18) for "6.18.3-arch1"; distributions append what they like."""
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
     return int(major), int(minor)
 
 
@@ -210,7 +211,8 @@ def lacking(capability: Capability, certain: bool = True) -> Cause:
 
 
 def _why_map_refused(cmd: Cmd, fd: int) -> Cause | None:
-    if cmd not in _ELEMENT_ACCESS:
+    # Before 6.5 freezing needs CAP_BPF and no writable descriptor.
+    if cmd not in _ELEMENT_ACCESS or (cmd == Cmd.BPF_MAP_FREEZE and kernel_version() < (6, 5)):
         return None
     verb, needed = _ELEMENT_ACCESS[cmd]
     access = access_of(fd)
@@ -249,9 +251,18 @@ def _why_token_refused(cmd: Cmd, token_fd: int, map_type: MapType | None) -> Cau
     return None
 
 
+def needed_capability(cmd: Cmd) -> Capability:
+    """What `cmd` asks for on this kernel; CAP_SYS_ADMIN always is enough."""
+    return Capability.CAP_SYS_ADMIN if cmd in _ID_COMMANDS or kernel_version() < (5, 8) else Capability.CAP_BPF
+
+
+def is_capable(cmd: Cmd) -> bool | None:
+    """Whether this process has the capability that `cmd` needs; None if /proc does not tell."""
+    return is_privileged(needed_capability(cmd))
+
+
 def _why_process_refused(cmd: Cmd) -> Cause:
-    needed = Capability.CAP_SYS_ADMIN if cmd in _ID_COMMANDS or kernel_version() < (5, 8) else Capability.CAP_BPF
-    capable = is_privileged(needed)
+    needed, capable = needed_capability(cmd), is_capable(cmd)
     refuses = seccomp_refuses(cmd)
     if refuses:
         also = f" (and this process has no {needed.name})" if capable is False else ""
@@ -261,7 +272,7 @@ def _why_process_refused(cmd: Cmd) -> Cause:
     if cmd == Cmd.BPF_TOKEN_CREATE:
         return _why_no_token()
     if in_initial_user_namespace() is False:
-        text = f"{needed.name} counts only outside user namespaces, and this process is inside one"
+        text = f"{needed.name} counts only outside user namespaces"
         return Cause("user-namespace", text, "use a BPF token, or a map made by a helper outside")
     if capable is False:
         return lacking(needed, certain=refuses is False)

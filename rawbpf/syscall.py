@@ -233,7 +233,7 @@ def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -
     info = _checked_info(fd, len(data))
     result = lib.map_update_elem(fd, data, flags)
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_UPDATE_ELEM, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
+        raise element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, fd, info)
 
 
 def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
@@ -247,7 +247,7 @@ def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
     element, value = new_element(fd, info.value_size)
     result = lib.map_lookup_elem(element)
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_LOOKUP_ELEM, -result, fd=fd, subject=describe(info))
+        raise element_error(Cmd.BPF_MAP_LOOKUP_ELEM, result, fd, info)
     return value.tobytes()
 
 
@@ -262,8 +262,15 @@ def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
     element, value = new_element(fd, info.value_size)
     result = lib.map_lookup_and_delete_elem(element)
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -result, fd=fd, subject=describe(info))
+        raise element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, fd, info)
     return value.tobytes()
+
+
+def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
+    """The exception for an element command that answered `result`; for a map that was closed (fd -1) a ValueError."""
+    if fd < 0:
+        return ValueError(f"{describe(info)} is closed")
+    return bpf_error(cmd, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
 
 
 def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":
@@ -280,7 +287,8 @@ def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":
 def map_freeze(fd: int) -> None:
     """BPF_MAP_FREEZE: no more push and pop from user space, ever; programs go on, and so does peek.
 
-    Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Linux 5.2.
+    Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Before Linux 6.5 the kernel
+    asks for CAP_BPF instead of a writable descriptor, and a second freeze is EBUSY. Linux 5.2.
     """
     result = _call(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=check_fd(fd)))
     if result < 0:

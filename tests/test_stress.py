@@ -6,6 +6,7 @@ RAWBPF_STRESS_SECONDS (default 2) says how long each goes on.
 import os
 import signal
 import struct
+import sys
 import threading
 import time
 from itertools import chain
@@ -82,15 +83,22 @@ class Interrupted(Exception):
     """What the signal handler raises."""
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="by design: CPython 3.10 may interrupt between return and caller"
+)
 @pytest.mark.parametrize("spec", [8, "<Q"])
 def test_signals_lose_no_element(kind, spec):
     """A signal handler that raises every millisecond, anywhere in pop(): each element is handed over exactly once."""
-    count = 20_000
+    count = round(10_000 * min(SECONDS, 2))
     seen: list[int] = []
     interruptions = 0
 
     def interrupt(signum, frame):
-        raise Interrupted
+        # Once for each time round, and only where it is caught: a slow machine is still handling the last one.
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interrupted
 
     def number(value) -> int:
         return int.from_bytes(value, "little") if isinstance(value, bytes) else value
@@ -98,17 +106,19 @@ def test_signals_lose_no_element(kind, spec):
     with kind(spec, count) as m:
         for i in range(count):
             m.push(i if spec == "<Q" else i.to_bytes(8, "little"))
+        armed = done = False
         old = signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        done = False
         while not done:
             try:
+                armed = True
                 # Handlers run after calls and at jumps backward: what pop() returns is in `seen` before the next one.
                 while True:
                     value = m.pop(None)
                     if value is None:
                         break
                     seen += (value,)
+                armed = False
                 done = True
             except Interrupted:
                 interruptions += 1
@@ -122,7 +132,7 @@ def test_signals_lose_no_element(kind, spec):
 
 
 def test_millions_of_calls_grow_nothing(kind):
-    """Memory and descriptors are after 200,000 calls what they were after 20,000."""
+    """Memory and descriptors do not grow with the number of calls."""
 
     def resident_pages() -> int:
         with open("/proc/self/statm") as file:
@@ -137,8 +147,8 @@ def test_millions_of_calls_grow_nothing(kind):
                 m.pop()
                 m.pop(default=None)
 
-        use(20_000)
+        use(round(10_000 * min(SECONDS, 2)))
         before, files = resident_pages(), len(os.listdir("/proc/self/fd"))
-        use(50_000)
+        use(round(25_000 * min(SECONDS, 2)))
         assert len(os.listdir("/proc/self/fd")) == files
         assert resident_pages() - before < 256

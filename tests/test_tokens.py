@@ -136,7 +136,7 @@ def test_a_queue_with_a_token():
     assert (report["progs"], report["attachs"]) == (0, 0)
     kind, number, text = report["without"]
     assert (kind, number) == ("NotPermitted", errno.EPERM)
-    assert "inside one: use a BPF token" in text
+    assert "outside user namespaces: use a BPF token" in text
     kind, number, text = report["no capability"]
     assert (kind, number) == ("NotPermitted", errno.EPERM)
     assert "a token counts only with CAP_BPF in its user namespace" in text
