@@ -14,6 +14,8 @@ Queue, Stack, open_map() and maps() are what most programs need. rawbpf.syscall 
 bpf() is the bare call.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
 from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, Unsupported
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
@@ -21,6 +23,11 @@ from rawbpf.memlock import set_memlock_rlimit
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
 from rawbpf.values import Codec
 from rawbpf.version import __version__
+
+if TYPE_CHECKING:
+    from rawbpf.doctor import diagnose
+    from rawbpf.sharing import recv_map, send_map
+    from rawbpf.tokens import Token
 
 __all__ = [
     "BPF_ANY",
@@ -44,12 +51,27 @@ __all__ = [
     "ProgType",
     "Queue",
     "Stack",
+    "Token",
     "Unsupported",
     "__version__",
     "bpf",
     "bpf_attr",
+    "diagnose",
     "maps",
     "open_map",
     "pointer",
+    "recv_map",
+    "send_map",
     "set_memlock_rlimit",
 ]
+
+# What costs an import only when it is asked for.
+_TOOLS = {"Token": "tokens", "diagnose": "doctor", "recv_map": "sharing", "send_map": "sharing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TOOLS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rawbpf.{_TOOLS[name]}"), name)

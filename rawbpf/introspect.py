@@ -39,7 +39,7 @@ from rawbpf.asm import (
     store,
 )
 from rawbpf.errors import BpfError, NotPermitted, Unsupported
-from rawbpf.privileges import Capability, has_capability
+from rawbpf.privileges import Capability, has_capability, lacking
 from rawbpf.program import ETH_HLEN, Program
 
 # The scratch of a snapshot: what is asked for, what was found, and a part of the ring.
@@ -193,9 +193,8 @@ def _load(code: list[Item], name: str) -> Program:
         return Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name=name)
     except BpfError as error:
         if _only_perfmon_is_missing():
-            raise NotPermitted(
-                errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, "it needs CAP_PERFMON as well"
-            ) from error
+            why = str(lacking(Capability.CAP_PERFMON))
+            raise NotPermitted(errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, why) from error
         if isinstance(error, NotPermitted):
             raise
         raise Unsupported(

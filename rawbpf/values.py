@@ -125,6 +125,10 @@ class StructFormat:
     def _scalars(self) -> "_Scalars":
         return _Scalars(self._struct)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # struct.Struct itself can't be pickled.
+        return codec_for, (self._struct.format,)
+
     def __repr__(self) -> str:
         return f"struct {self._struct.format!r}"
 
@@ -204,6 +208,8 @@ def codec_for(spec: ValueSpec) -> Codec[Any]:
 
     Raises TypeError for what is none of them, ValueError for a size or struct format that no value can have.
     """
+    if isinstance(spec, (RawBytes, StructFormat, CtypesType, CheckedCodec)):
+        return spec
     if isinstance(spec, int) and not isinstance(spec, bool):
         return RawBytes(spec)
     if isinstance(spec, str):
