@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, ove
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.door import lib
+from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.values import Codec, RawBytes, ValueSpec, codec_for
@@ -299,6 +299,8 @@ class Map(Generic[T]):
                     data = self._decode(data)
                 self._spare[0] = spare
                 return data
+            if result == HOOK_RAISED:
+                raise_hook_failure()
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:
