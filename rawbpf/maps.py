@@ -2,12 +2,13 @@
 
 import errno
 import os
+import sys
 import time
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
     import struct
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+    from typing_extensions import TypeVar as DefaultTypeVar
 
     from rawbpf._native import CData
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    # A map opened without a value specification, and one with a struct format, gives Any.
+    T = DefaultTypeVar("T", default=Any)
+else:
+    T = TypeVar("T")
 D = TypeVar("D")
 S = TypeVar("S", bound="Map[Any]")
 
@@ -35,11 +41,25 @@ _ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WR
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
 
+# Without the GIL (a free-threaded CPython) no spare buffer is kept for the next pop: two threads might take it.
+_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+
 
 class HasFileno(Protocol):
     """Anything with a descriptor: a file, a socket, a token."""
 
     def fileno(self) -> int: ...
+
+
+if TYPE_CHECKING:
+
+    class Options(TypedDict, total=False):
+        """The keyword arguments of Queue() and Stack(), for their overloads."""
+
+        name: str
+        flags: int
+        numa_node: int | None
+        token: int | HasFileno | None
 
 
 class _Raise:
@@ -70,44 +90,11 @@ class Map(Generic[T]):
     _codec: Codec[T]
     _held: deque[memoryview]
     _held_lock: dict[int, bool]
-    _spare: "dict[int, tuple[CData, memoryview]]"
+    _spare: "tuple[CData, memoryview] | None"
 
-    @overload
-    def __init__(
-        self: "Map[bytes]",
-        value: int,
-        max_entries: int,
-        *,
-        name: str = ...,
-        flags: int = ...,
-        numa_node: int | None = ...,
-        token: "int | HasFileno | None" = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: "Map[Any]",
-        value: "str | struct.Struct | type[ctypes._CData]",
-        max_entries: int,
-        *,
-        name: str = ...,
-        flags: int = ...,
-        numa_node: int | None = ...,
-        token: "int | HasFileno | None" = ...,
-    ) -> None: ...
-    @overload
     def __init__(
         self,
-        value: Codec[T],
-        max_entries: int,
-        *,
-        name: str = ...,
-        flags: int = ...,
-        numa_node: int | None = ...,
-        token: "int | HasFileno | None" = ...,
-    ) -> None: ...
-    def __init__(
-        self,
-        value: ValueSpec,
+        value: "ValueSpec",
         max_entries: int,
         *,
         name: str = "",
@@ -146,12 +133,16 @@ class Map(Generic[T]):
             numa_node=numa_node,
             token_fd=None if token is None else _fileno(token),
         )
-        self._adopt(fd, codec)
+        try:
+            self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
+        except BaseException:
+            os.close(fd)
+            raise
 
     # Other ways to get one
 
     @classmethod
-    def open(cls, path: StrPath, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+    def open(cls, path: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
         """Opens the map that is pinned at `path` (BPF_OBJ_GET).
 
         Args:
@@ -168,7 +159,7 @@ class Map(Generic[T]):
         return cls._from_new_fd(syscall.obj_get(path, _open_flags(access)), value)
 
     @classmethod
-    def from_id(cls, map_id: int, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+    def from_id(cls, map_id: int, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
         """Opens the map with this id (BPF_MAP_GET_FD_BY_ID); needs CAP_SYS_ADMIN, CAP_BPF is not enough.
 
         `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
@@ -176,7 +167,7 @@ class Map(Generic[T]):
         return cls._from_new_fd(syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
 
     @classmethod
-    def from_name(cls, name: str, value: ValueSpec | None = None, *, access: str = "rw") -> "Self":
+    def from_name(cls, name: str, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
         """Opens the one map of this name among all on the system; needs CAP_SYS_ADMIN.
 
         Raises NotFound if there is none, ValueError if there are several (it lists their ids: use from_id()),
@@ -185,19 +176,19 @@ class Map(Generic[T]):
         return cls.from_id(_id_of(name, cls.map_type), value, access=access)
 
     @classmethod
-    def from_fd(cls, fd: int, value: ValueSpec | None = None) -> "Self":
+    def from_fd(cls, fd: int, value: "ValueSpec | None" = None) -> "Self":
         """Takes over a descriptor: inherited, received, or made by other code. From now on close() closes it.
 
         On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
         """
         syscall.check_fd(fd)
+        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
         self = cls.__new__(cls)
-        codec = self._codec_of(fd, value)
-        self._adopt(syscall.above_stdio(fd), codec)
+        self._adopt(fd, cls._codec_of(info, value), info)
         return self
 
     @classmethod
-    def _from_new_fd(cls, fd: int, value: ValueSpec | None) -> "Self":
+    def _from_new_fd(cls, fd: int, value: "ValueSpec | None") -> "Self":
         try:
             return cls.from_fd(fd, value)
         except BaseException:
@@ -205,8 +196,7 @@ class Map(Generic[T]):
             raise
 
     @classmethod
-    def _codec_of(cls, fd: int, value: ValueSpec | None) -> Codec[Any]:
-        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+    def _codec_of(cls, info: MapInfo, value: "ValueSpec | None") -> Codec[Any]:
         if info.type != cls.map_type:
             other = _CLASSES[info.type].__name__
             raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
@@ -215,18 +205,19 @@ class Map(Generic[T]):
             raise ValueError(f"{codec!r} has {codec.size} bytes, {syscall.describe(info)} value_size {info.value_size}")
         return codec
 
-    def _adopt(self, fd: int, codec: Codec[Any]) -> None:
-        self._fd = fd
+    def _adopt(self, fd: int, codec: Codec[Any], info: MapInfo) -> None:
+        """Makes the object of an open map; the descriptor belongs to it as soon as this returns."""
+        self._info = info
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
         self._held = deque()
         self._held_lock = {0: True}
-        self._spare = {}
+        self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
-        self._info = syscall.obj_get_info_by_fd(fd)
-        self._value_size = self._info.value_size
+        self._value_size = info.value_size
         _all_maps.add(self)
+        self._fd = syscall.above_stdio(fd)
 
     # One element
 
@@ -288,8 +279,10 @@ class Map(Generic[T]):
             return self._pop_held(default)
         if self._fd < 0:
             raise ValueError(f"{self!r}")
-        # dict.pop() hands the spare to one thread only; the others make their own.
-        spare = self._spare.pop(0, None) or syscall.new_element(self._fd, self._value_size)
+        # Under the GIL no other thread gets in between the two halves of this line.
+        spare, self._spare = self._spare, None
+        if spare is None:
+            spare = syscall.new_element(self._fd, self._value_size)
         element, value = spare
         try:
             result = _pop(element)
@@ -297,7 +290,7 @@ class Map(Generic[T]):
                 data: Any = value.tobytes()
                 if self._raw_size is None:
                     data = self._decode(data)
-                self._spare[0] = spare
+                self._spare = spare if _GIL else None
                 return data
             if result == HOOK_RAISED:
                 raise_hook_failure()
@@ -306,7 +299,7 @@ class Map(Generic[T]):
             if element.taken:
                 self._held.append(value)
             raise
-        self._spare[0] = spare
+        self._spare = spare if _GIL else None
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
@@ -464,6 +457,21 @@ class Queue(Map[T]):
 
     map_type = MapType.BPF_MAP_TYPE_QUEUE
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: "Queue[bytes]", value: int, max_entries: int, **options: Unpack[Options]) -> None: ...
+        @overload
+        def __init__(
+            self: "Queue[Any]",
+            value: "str | struct.Struct | type[ctypes._CData]",
+            max_entries: int,
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(self, value: Codec[T], max_entries: int, **options: Unpack[Options]) -> None: ...
+        def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
+
 
 class Stack(Map[T]):
     """A stack in the kernel (BPF_MAP_TYPE_STACK): last in, first out.
@@ -476,6 +484,21 @@ class Stack(Map[T]):
 
     map_type = MapType.BPF_MAP_TYPE_STACK
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: "Stack[bytes]", value: int, max_entries: int, **options: Unpack[Options]) -> None: ...
+        @overload
+        def __init__(
+            self: "Stack[Any]",
+            value: "str | struct.Struct | type[ctypes._CData]",
+            max_entries: int,
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(self, value: Codec[T], max_entries: int, **options: Unpack[Options]) -> None: ...
+        def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
+
 
 _CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
     MapType.BPF_MAP_TYPE_QUEUE: Queue,
@@ -483,7 +506,7 @@ _CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
 }
 
 
-def open_map(spec: StrPath, value: ValueSpec | None = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
+def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
     """Opens a map as the Queue or Stack that the kernel says it is.
 
     Args:

@@ -5,7 +5,7 @@ bytes, encode() makes exactly that many bytes of a Python value, decode() the va
 """
 
 import struct
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import ctypes
@@ -16,21 +16,22 @@ T = TypeVar("T")
 
 
 class Codec(Protocol[T]):
-    """What `Queue(codec, ...)` takes: encode() and decode() must be each other's inverse."""
+    """What `Queue(codec, ...)` takes.
+
+    `size` is the length of the encoded value in bytes, the map's value_size. encode() returns exactly that many bytes,
+    and decode() makes the value of them again.
+    """
 
     @property
-    def size(self) -> int:
-        """Length of the encoded value in bytes: the map's value_size."""
+    def size(self) -> int: ...
 
-    def encode(self, value: T) -> bytes:
-        """The value as exactly `size` bytes."""
+    def encode(self, value: T) -> bytes: ...
 
-    def decode(self, data: bytes) -> T:
-        """The value of `size` bytes."""
+    def decode(self, data: bytes) -> T: ...
 
 
 # A number of bytes, a struct format, a ctypes type, a codec.
-ValueSpec = Union[int, str, struct.Struct, type["ctypes._CData"], Codec[Any]]  # noqa: UP007
+ValueSpec: TypeAlias = "int | str | struct.Struct | type[ctypes._CData] | Codec[Any]"
 
 
 class RawBytes:

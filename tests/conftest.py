@@ -116,7 +116,7 @@ def sent() -> Iterator[list[tuple[Cmd, int]]]:
 
     def hook(cmd: int, attr: Any, size: int) -> int:
         calls.append((Cmd(cmd), size))
-        return door.lib.bpf_syscall(cmd, attr, size)
+        return door.ask_kernel(cmd, attr, size)
 
     previous = door.set_hook(hook)
     yield calls

@@ -1,0 +1,82 @@
+"""BpfError and its family: what they are caught by, what they say, and that they survive a pickle."""
+
+import errno
+import pickle
+import queue
+
+import pytest
+
+import rawbpf
+from rawbpf import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, errors
+from rawbpf.abi import ENOTSUPP, Cmd
+
+
+@pytest.mark.parametrize(
+    ("error", "caught_by"),
+    [
+        (Empty, queue.Empty),
+        (Full, queue.Full),
+        (Busy, BlockingIOError),
+        (NotPermitted, PermissionError),
+        (NotFound, FileNotFoundError),
+        (AlreadyExists, FileExistsError),
+    ],
+)
+def test_both_families_catch(error, caught_by):
+    """Each class is a BpfError, an OSError and what Python code expects of such an event."""
+    assert issubclass(error, (BpfError, caught_by))
+    assert issubclass(error, BpfError)
+    assert issubclass(error, caught_by)
+    assert issubclass(error, OSError)
+
+
+def test_an_error_has_errno_command_text_and_hint():
+    """errno, cmd, strerror and hint are there, and str() says all of them in one line."""
+    error = errors.bpf_error(Cmd.BPF_MAP_UPDATE_ELEM, errno.E2BIG, subject="queue 'events'", max_entries=10)
+    assert type(error) is Full
+    assert (error.errno, error.cmd) == (errno.E2BIG, Cmd.BPF_MAP_UPDATE_ELEM)
+    assert error.strerror == "queue 'events' is full (10 entries)"
+    assert str(error) == (
+        "queue 'events' is full (10 entries) [BPF_MAP_UPDATE_ELEM: E2BIG]; "
+        "pop first, or push with BPF_EXIST to overwrite the oldest"
+    )
+
+
+def test_an_error_without_a_hint():
+    """No hint, no semicolon."""
+    error = errors.bpf_error(Cmd.BPF_MAP_LOOKUP_ELEM, errno.ENOENT, subject="stack 's'")
+    assert type(error) is Empty
+    assert str(error) == "stack 's' is empty [BPF_MAP_LOOKUP_ELEM: ENOENT]"
+
+
+def test_an_errno_no_table_knows():
+    """Any other errno is a BpfError with the text of strerror(3); 524 has one of ours."""
+    error = errors.bpf_error(Cmd.BPF_MAP_CREATE, errno.EXDEV, subject="queue 'q'")
+    assert type(error) is BpfError
+    assert str(error) == "queue 'q': Invalid cross-device link [BPF_MAP_CREATE: EXDEV]"
+    assert errors.errno_name(ENOTSUPP) == "ENOTSUPP"
+    assert errors.errno_name(9999) == "9999"
+
+
+@pytest.mark.parametrize("key", sorted(errors._BY_COMMAND), ids=lambda key: f"{key[0].name}-{errno.errorcode[key[1]]}")
+def test_every_text_can_be_filled(key):
+    """The texts ask for no detail that their command does not give."""
+    details = {"subject": "S", "path": "P", "max_entries": 1, "value_size": 2}
+    error = errors.bpf_error(*key, **details)
+    assert "{" not in str(error)
+    assert error.errno == key[1]
+
+
+@pytest.mark.parametrize("error", [BpfError, Empty, Full, Busy, NotPermitted, NotFound, AlreadyExists])
+def test_errors_survive_a_pickle(error):
+    """multiprocessing sends exceptions through pickle: nothing may be lost."""
+    original = error(errno.EPERM, "what", Cmd.BPF_MAP_CREATE, "hint")
+    copied = pickle.loads(pickle.dumps(original))
+    assert type(copied) is error
+    assert (copied.errno, copied.strerror, copied.cmd, copied.hint) == (errno.EPERM, "what", Cmd.BPF_MAP_CREATE, "hint")
+
+
+def test_all_names_are_there():
+    """__all__ holds no name that is missing."""
+    for name in rawbpf.__all__:
+        assert hasattr(rawbpf, name), name
