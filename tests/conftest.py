@@ -26,6 +26,7 @@ REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")
     config.addinivalue_line("markers", "admin: needs CAP_SYS_ADMIN")
+    config.addinivalue_line("markers", "real_kernel(reason): needs the kernel itself, not the simulated one")
     config.addinivalue_line("markers", "linux(version): needs that Linux version")
 
 
