@@ -1,0 +1,244 @@
+"""Program: BPF instructions loaded into the kernel and run there, through bpf(2) alone.
+
+Sources: bpf(2), kernel/bpf/syscall.c (bpf_prog_load), net/bpf/test_run.c, Documentation/bpf/bpf_prog_run.rst.
+"""
+
+import errno
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from rawbpf import memlock, syscall
+from rawbpf.abi import Cmd, ProgType
+from rawbpf.asm import Insn, Item, Label, assemble
+from rawbpf.door import ffi, lib
+from rawbpf.errors import BpfError, bpf_error
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+    from rawbpf._native import CData
+
+BPF_F_SLEEPABLE = 1 << 4
+
+# As far as the last field that is used: a kernel must not be sent non-zero bytes that it does not know.
+_LOAD_SIZE = 128
+_TEST_RUN_SIZE = 64
+
+# PROG_LOAD is EAGAIN when a signal arrives while the verifier is at work.
+_LOAD_TRIES = 10
+_LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
+
+# The kernel wants an Ethernet header of the packet that a socket filter is run over.
+ETH_HLEN = 14
+
+
+class VerifierError(BpfError):
+    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason."""
+
+    log = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.log}" if self.log else super().__str__()
+
+
+class RunResult(NamedTuple):
+    """What a run gave: the program's return value, nanoseconds of one run, the packet and the context afterwards."""
+
+    retval: int
+    duration: int
+    data: bytes
+    ctx: bytes
+
+
+class FuncInfo(NamedTuple):
+    """Which BTF function (id) begins at which instruction: the verifier asks for it where a function is a callback."""
+
+    instruction: int
+    type_id: int
+
+
+class Program:
+    """A loaded BPF program. Holds one descriptor; close it or use `with`.
+
+    >>> from rawbpf.asm import R0, exit_, mov
+    >>> with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [mov(R0, 7), exit_()]) as program:
+    ...     program.run(bytes(ETH_HLEN)).retval
+    7
+    """
+
+    _fd = -1
+
+    def __init__(
+        self,
+        prog_type: ProgType,
+        instructions: "Iterable[Item] | bytes",
+        *,
+        name: str = "",
+        license: str = "GPL",  # noqa: A002
+        flags: int = 0,
+        expected_attach_type: int = 0,
+        btf_fd: int = 0,
+        func_info: Sequence[FuncInfo] = (),
+    ) -> None:
+        """Loads the program (BPF_PROG_LOAD).
+
+        Args:
+            prog_type: What kind of program: decides its context, its helpers and where it may be attached.
+            instructions: Instructions and labels (rawbpf.asm), or the 8 bytes of each.
+            name: At most 15 characters of [A-Za-z0-9_.].
+            license: "GPL" gives access to all helpers; those of queue and stack maps need no particular one.
+            flags: prog_flags, such as BPF_F_SLEEPABLE.
+            expected_attach_type: For program types that want it.
+            btf_fd, func_info: BTF for callbacks; Linux 5.0.
+
+        Raises:
+            VerifierError: The kernel refused the program; the verifier's log is in the exception.
+            NotPermitted: No CAP_BPF, or the type needs CAP_NET_ADMIN or CAP_PERFMON as well (EPERM).
+        """
+        code = instructions if isinstance(instructions, bytes) else assemble(instructions)
+        syscall.check_map_name(name)
+        keep = [ffi.new("char[]", code), ffi.new("char[]", license.encode())]
+        fields = {
+            "prog_type": prog_type,
+            "insn_cnt": len(code) // 8,
+            "insns": _address(keep[0]),
+            "license": _address(keep[1]),
+            "prog_flags": flags,
+            "prog_name": name.encode(),
+            "expected_attach_type": expected_attach_type,
+        }
+        if func_info:
+            records = ffi.new("uint32_t[]", [number for info in func_info for number in info])
+            keep.append(records)
+            fields |= {
+                "prog_btf_fd": btf_fd,
+                "func_info_rec_size": 8,
+                "func_info": _address(records),
+                "func_info_cnt": len(func_info),
+            }
+        attr = syscall.bpf_attr(**fields)
+        self.name = name
+        self.prog_type = ProgType(prog_type)
+        result = _load(attr)
+        if result < 0:
+            raise _explain(attr, result, name)
+        self._fd = syscall.above_stdio(result)
+
+    def run(self, data: "Buffer" = b"", *, ctx: "Buffer | None" = None, repeat: int = 1) -> RunResult:
+        """Runs the program once, or `repeat` times, in the kernel (BPF_PROG_TEST_RUN). Linux 4.12; ctx 5.2.
+
+        Args:
+            data: The packet for a network program, at least 14 bytes.
+            ctx: The context, as the program type has it; written back into the result.
+            repeat: How many times; must be 1 for BPF_PROG_TYPE_SYSCALL.
+
+        Raises BpfError: EINVAL for data or ctx that the program type does not take, ENOTSUPP (524) for types that
+        can't be run this way; NotPermitted.
+        """
+        packet = bytearray(data)
+        context = None if ctx is None else bytearray(ctx)
+        attr = syscall.bpf_attr(test={"prog_fd": self.fileno()})
+        test = attr.test
+        # A syscall program takes neither a packet nor a number of runs.
+        if packet:
+            out = bytearray(len(packet) + 256)
+            test.data_in, test.data_size_in = syscall.pointer(packet), len(packet)
+            test.data_out, test.data_size_out = syscall.pointer(out), len(out)
+            test.repeat = repeat
+        if context:
+            test.ctx_in, test.ctx_size_in = syscall.pointer(context), len(context)
+            if packet:
+                test.ctx_out, test.ctx_size_out = syscall.pointer(context), len(context)
+        result = lib.bpf(Cmd.BPF_PROG_TEST_RUN, attr, _TEST_RUN_SIZE)
+        if result < 0:
+            raise bpf_error(Cmd.BPF_PROG_TEST_RUN, -result, subject=repr(self))
+        packet_out = bytes(out[: test.data_size_out]) if packet else b""
+        return RunResult(test.retval, test.duration, packet_out, bytes(context or b""))
+
+    def pin(self, path: syscall.StrPath) -> None:
+        """Gives the program a path in a bpffs (BPF_OBJ_PIN), where it lives until os.unlink(path)."""
+        syscall.obj_pin(self.fileno(), path)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        if self._fd < 0:
+            raise ValueError(f"{self!r}")
+        return self._fd
+
+    def close(self) -> None:
+        """Closes the descriptor; the kernel frees the program with its last one, its pins and links. May be repeated."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._fd < 0
+
+    def __enter__(self) -> "Self":
+        self.fileno()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: "type[BaseException] | None",
+        exception: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = f"fd={self._fd}" if self._fd >= 0 else "closed"
+        return f"<Program {self.name!r} {self.prog_type.name} {state}>"
+
+
+def _load(attr: "CData") -> int:
+    """BPF_PROG_LOAD, retried when a signal disturbed the verifier."""
+    result = 0
+    for _ in range(_LOAD_TRIES):
+        result = lib.bpf(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE)
+        if result != -errno.EAGAIN:
+            break
+    if result == -errno.EPERM:
+        result, _ = memlock.retry(lambda: lib.bpf(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
+    return result
+
+
+def _explain(attr: "CData", result: int, name: str) -> BpfError:
+    """Loads again with a log, a larger one while it does not fit (ENOSPC)."""
+    log = b""
+    again = result
+    if result not in (-errno.EPERM, -errno.EMFILE, -errno.ENFILE):
+        attr.log_level = 1
+        for size in _LOG_SIZES:
+            buffer = ffi.new("char[]", size)
+            attr.log_buf, attr.log_size = _address(buffer), size
+            again = _load(attr)
+            log = ffi.string(buffer)
+            if again != -errno.ENOSPC:
+                break
+        if again >= 0:
+            os.close(again)
+    error = bpf_error(Cmd.BPF_PROG_LOAD, -result, subject=f"program {name!r}")
+    if type(error) is not BpfError or not log:
+        return error
+    refused = VerifierError(-result, f"the verifier refused program {name!r}", Cmd.BPF_PROG_LOAD)
+    refused.log = log.decode("utf-8", "replace").rstrip("\n")
+    return refused
+
+
+def _address(buffer: "CData") -> int:
+    return int(ffi.cast("uintptr_t", buffer))
+
+
+__all__ = ["ETH_HLEN", "FuncInfo", "Insn", "Label", "Program", "RunResult", "VerifierError"]
