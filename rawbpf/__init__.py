@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
 if os.environ.get("RAWBPF_SIMULATE", "0") not in ("", "0"):
     from rawbpf import simulator
 
-    simulator.start()
+    simulator.start(os.environ["RAWBPF_SIMULATE"])
 if os.environ.get("RAWBPF_TRACE", "0") not in ("", "0"):
     from rawbpf import tracer
 

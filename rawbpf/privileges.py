@@ -7,6 +7,7 @@ import fcntl
 import os
 from enum import IntEnum
 
+from rawbpf import door
 from rawbpf.abi import Cmd
 
 
@@ -19,19 +20,29 @@ class Capability(IntEnum):
     CAP_BPF = 39
 
 
+def read_proc(path: str) -> str:
+    """A file in /proc, or what the simulated kernel has there; empty where it can't be read."""
+    simulated = door.simulated
+    text = simulated.proc(path) if simulated is not None else None
+    if text is not None:
+        return text
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def kernel_version() -> tuple[int, int]:
     """The running kernel's version, (6, 18) for "6.18.3-arch1"."""
-    major, minor, *_ = os.uname().release.split("-")[0].split(".")
+    release = read_proc("/proc/sys/kernel/osrelease") or os.uname().release
+    major, minor, *_ = release.split("-")[0].split(".")
     return int(major), int(minor)
 
 
 def proc_fields(path: str) -> dict[str, str]:
     """The `name: value` lines of a file in /proc; empty where it can't be read."""
-    try:
-        with open(path) as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
+    lines = read_proc(path).splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
@@ -43,11 +54,8 @@ def has_capability(capability: Capability) -> bool | None:
 
 def in_initial_user_namespace() -> bool | None:
     """Whether user ids are the machine's own; inside a user namespace capabilities do not reach bpf(2)."""
-    try:
-        with open("/proc/self/uid_map") as file:
-            return file.read().split() == ["0", "0", str(2**32 - 1)]
-    except OSError:
-        return None
+    uid_map = read_proc("/proc/self/uid_map")
+    return uid_map.split() == ["0", "0", str(2**32 - 1)] if uid_map else None
 
 
 def access_of(fd: int) -> str:

@@ -5,6 +5,7 @@ Markers say what a test needs; a test that needs nothing runs anywhere.
 - `creates`: may create maps (CAP_BPF; CAP_SYS_ADMIN before Linux 5.8)
 - `admin`: CAP_SYS_ADMIN, for ids and mounts
 - `linux("5.2")`: a feature that came with that version; never skipped on a newer kernel
+- `real_kernel(reason="...")`: the kernel itself. All others also run, as any user, with RAWBPF_SIMULATE=1
 
 A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails.
 """
@@ -44,6 +45,8 @@ IS_ADMIN = has_capability(Capability.CAP_SYS_ADMIN) is True and MAY_CREATE
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if door.simulated is not None and (marker := item.get_closest_marker("real_kernel")):
+        pytest.skip(f"by design: needs the real kernel: {marker.kwargs['reason']}")
     for marker in item.iter_markers("linux"):
         if kernel_version() < tuple(map(int, marker.args[0].split("."))):
             pytest.skip(f"by design: needs Linux {marker.args[0]}")
