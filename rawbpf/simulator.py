@@ -25,6 +25,9 @@ import struct
 import sys
 import tempfile
 import threading
+
+# signal.pthread_sigmask is Python code around this: a handler could raise in it before the mask is back.
+from _signal import pthread_sigmask  # type: ignore[import-not-found]
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -178,6 +181,20 @@ class _Map:
 
 # The kernel
 
+# What Python programs have handlers for.
+_SIGNALS = {
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGIO,
+}
+
 # No thread or process sees a call half done.
 _thread_lock = threading.RLock()
 
@@ -209,11 +226,12 @@ class SimulatedKernel:
     def bpf(self, cmd: int, attr: "CData", size: int) -> int:
         """The answer to a call: 0, a descriptor, or a negative errno."""
         # Nothing interrupts a system call, so nothing interrupts this one: a signal waits until it is answered.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        mask = pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             return lib.bpf_answer(self._answer(cmd, int(ffi.cast("uintptr_t", attr)), size))
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def proc(self, path: str) -> str | None:
         """What a file in /proc says where that differs from the machine's own."""
@@ -428,14 +446,14 @@ def _access(fd: int) -> int:
 
 def _open_mode(flags: int) -> int:
     """bpf_get_file_flag()."""
-    modes = {0: os.O_RDWR, FileFlag.BPF_F_RDONLY: os.O_RDONLY, FileFlag.BPF_F_WRONLY: os.O_WRONLY}
-    mode = modes.get(FileFlag(flags & _OPEN_FLAGS))
+    mode = {0: os.O_RDWR, _RDONLY: os.O_RDONLY, _WRONLY: os.O_WRONLY}.get(flags & _OPEN_FLAGS)
     if mode is None:
         raise _Error(errno.EINVAL)
     return mode
 
 
-_OPEN_FLAGS = FileFlag.BPF_F_RDONLY | FileFlag.BPF_F_WRONLY
+_RDONLY, _WRONLY = int(FileFlag.BPF_F_RDONLY), int(FileFlag.BPF_F_WRONLY)
+_OPEN_FLAGS = _RDONLY | _WRONLY
 
 
 # The commands, each in the order of the kernel's checks
@@ -474,20 +492,19 @@ class _Attr:
 
 _Command = Callable[[SimulatedKernel, _Attr], int]
 
-_QUEUE_FLAGS = (
-    MapFlag.BPF_F_NUMA_NODE
-    | MapFlag.BPF_F_RDONLY
-    | MapFlag.BPF_F_WRONLY
-    | MapFlag.BPF_F_RDONLY_PROG
-    | MapFlag.BPF_F_WRONLY_PROG
-)
+# Plain integers: the complement of an IntFlag has only the bits that the class knows.
+_NUMA_NODE = int(MapFlag.BPF_F_NUMA_NODE)
+_TOKEN_FD = int(MapFlag.BPF_F_TOKEN_FD)
+_PATH_FD = int(FileFlag.BPF_F_PATH_FD)
+_PROGRAM_FLAGS = int(MapFlag.BPF_F_RDONLY_PROG | MapFlag.BPF_F_WRONLY_PROG)
+_NOEXIST, _EXIST, _LOCK = int(ElemFlag.BPF_NOEXIST), int(ElemFlag.BPF_EXIST), int(ElemFlag.BPF_F_LOCK)
 
 
 def _map_create(kernel: SimulatedKernel, attr: _Attr) -> int:
     """map_create() and queue_stack_map_alloc_check()."""
     attr.check()
     flags = attr["map_flags"]
-    token = flags & MapFlag.BPF_F_TOKEN_FD if kernel.version >= (6, 9) else 0
+    token = flags & _TOKEN_FD if kernel.version >= (6, 9) else 0
     flags &= ~token
     _refuse(attr["btf_vmlinux_value_type_id"], errno.EINVAL)
     _refuse(attr["btf_key_type_id"] and not attr["btf_value_type_id"], errno.EINVAL)
@@ -496,7 +513,7 @@ def _map_create(kernel: SimulatedKernel, attr: _Attr) -> int:
     _open_mode(access)
     # The machine has one NUMA node.
     node = attr["numa_node"]
-    _refuse(flags & MapFlag.BPF_F_NUMA_NODE and node not in (0, _U32), errno.EINVAL)
+    _refuse(flags & _NUMA_NODE and node not in (0, _U32), errno.EINVAL)
     kind = MapType(attr["map_type"])
     known = kind.name in MapType.__members__ and layout.version(kind.since) <= kernel.version
     _refuse(not known or kind == MapType.BPF_MAP_TYPE_UNSPEC, errno.EINVAL)
@@ -521,10 +538,9 @@ def _map_create(kernel: SimulatedKernel, attr: _Attr) -> int:
 
 
 def _check_sizes(kernel: SimulatedKernel, attr: _Attr, flags: int) -> None:
-    programs_only = MapFlag.BPF_F_RDONLY_PROG | MapFlag.BPF_F_WRONLY_PROG
-    allowed = _QUEUE_FLAGS if kernel.version >= (5, 2) else _QUEUE_FLAGS & ~programs_only
+    allowed = _NUMA_NODE | _OPEN_FLAGS | (_PROGRAM_FLAGS if kernel.version >= (5, 2) else 0)
     _refuse(attr["max_entries"] == 0 or attr["key_size"] != 0 or attr["value_size"] == 0, errno.EINVAL)
-    _refuse(flags & ~int(allowed) or flags & programs_only == programs_only, errno.EINVAL)
+    _refuse(flags & ~allowed or flags & _PROGRAM_FLAGS == _PROGRAM_FLAGS, errno.EINVAL)
     _refuse(attr["value_size"] > _KMALLOC_MAX_SIZE, errno.E2BIG)
 
 
@@ -554,18 +570,18 @@ def _update_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
     fd = kernel.checked(attr["map_fd"])
     _refuse(not kernel.permitted(fd) & os.W_OK, errno.EPERM)
     flags = attr["flags"]
-    _refuse(flags & ElemFlag.BPF_F_LOCK, errno.EINVAL)
+    _refuse(flags & _LOCK, errno.EINVAL)
     _refuse(attr["key"], errno.EINVAL)
     with kernel.opened(fd) as found:
         value = usermemory.read(attr["value"], found.header.value_size)
-        _refuse(flags & ElemFlag.BPF_NOEXIST or flags > ElemFlag.BPF_EXIST, errno.EINVAL)
-        found.push(value, replace=flags == ElemFlag.BPF_EXIST)
+        _refuse(flags & _NOEXIST or flags > _EXIST, errno.EINVAL)
+        found.push(value, replace=flags == _EXIST)
     return 0
 
 
 def _lookup_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
-    _refuse(attr["flags"] & ~int(ElemFlag.BPF_F_LOCK), errno.EINVAL)
+    _refuse(attr["flags"] & ~_LOCK, errno.EINVAL)
     fd = kernel.checked(attr["map_fd"])
     _refuse(not kernel.permitted(fd) & os.R_OK, errno.EPERM)
     _refuse(attr["flags"] or attr["key"], errno.EINVAL)
@@ -577,7 +593,7 @@ def _lookup_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
 
 def _lookup_and_delete_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
-    _refuse(attr["flags"] & ~int(ElemFlag.BPF_F_LOCK), errno.EINVAL)
+    _refuse(attr["flags"] & ~_LOCK, errno.EINVAL)
     fd = kernel.checked(attr["map_fd"])
     _refuse(kernel.permitted(fd) != os.R_OK | os.W_OK, errno.EPERM)
     _refuse(attr["flags"] or attr["key"], errno.EINVAL)
@@ -644,7 +660,7 @@ def _get_next_id(kernel: SimulatedKernel, attr: _Attr) -> int:
 
 def _get_fd_by_id(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
-    _refuse(attr["open_flags"] & ~int(_OPEN_FLAGS), errno.EINVAL)
+    _refuse(attr["open_flags"] & ~_OPEN_FLAGS, errno.EINVAL)
     _refuse(kernel.unprivileged, errno.EPERM)
     _open_mode(attr["open_flags"])
     _refuse(attr["map_id"] not in kernel.numbers(), errno.ENOENT)
@@ -687,7 +703,7 @@ def _info(header: _Header, fields: list[Field], size: int) -> bytes:
 
 def _obj_pin(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
-    _refuse(attr["file_flags"] & ~int(_path_flag(kernel)), errno.EINVAL)
+    _refuse(attr["file_flags"] & ~_path_flag(kernel), errno.EINVAL)
     folder_fd = _folder_fd(attr)
     try:
         fd = kernel.checked(attr["bpf_fd"])
@@ -708,7 +724,7 @@ def _obj_pin(kernel: SimulatedKernel, attr: _Attr) -> int:
 
 def _obj_get(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
-    _refuse(attr["file_flags"] & ~int(_OPEN_FLAGS | _path_flag(kernel)), errno.EINVAL)
+    _refuse(attr["file_flags"] & ~(_OPEN_FLAGS | _path_flag(kernel)), errno.EINVAL)
     folder_fd = _folder_fd(attr)
     _open_mode(attr["file_flags"])
     path = _path_at(attr["pathname"])
@@ -718,19 +734,19 @@ def _obj_get(kernel: SimulatedKernel, attr: _Attr) -> int:
         _refuse(inside and "." in name and name not in (".", ".."), errno.EPERM)
     with _opened_path(path, folder_fd) as found:
         target = f"/proc/self/fd/{found}"
-        wanted = {0: os.R_OK | os.W_OK, FileFlag.BPF_F_RDONLY: os.R_OK, FileFlag.BPF_F_WRONLY: os.W_OK}
-        may = os.access(target, wanted[FileFlag(attr["file_flags"] & _OPEN_FLAGS)], effective_ids=True)
+        wanted = {0: os.R_OK | os.W_OK, _RDONLY: os.R_OK, _WRONLY: os.W_OK}
+        may = os.access(target, wanted[attr["file_flags"] & _OPEN_FLAGS], effective_ids=True)
         _refuse(not may or not kernel.owns(found), errno.EACCES)
         return kernel.open_file(target, attr["file_flags"])
 
 
 def _path_flag(kernel: SimulatedKernel) -> int:
-    return FileFlag.BPF_F_PATH_FD if kernel.version >= (6, 5) else 0
+    return _PATH_FD if kernel.version >= (6, 5) else 0
 
 
 def _folder_fd(attr: _Attr) -> int | None:
     """path_fd, which is allowed only with its flag; None is the working directory."""
-    if not attr["file_flags"] & FileFlag.BPF_F_PATH_FD:
+    if not attr["file_flags"] & _PATH_FD:
         _refuse(attr["path_fd"], errno.EINVAL)
         return None
     fd = attr["path_fd"]
