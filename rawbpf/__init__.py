@@ -18,7 +18,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
-from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted
+from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, Unsupported
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
 from rawbpf.memlock import set_memlock_rlimit
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
@@ -52,6 +52,7 @@ __all__ = [
     "ProgType",
     "Queue",
     "Stack",
+    "Unsupported",
     "__version__",
     "bpf",
     "bpf_attr",

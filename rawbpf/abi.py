@@ -97,6 +97,11 @@ class Cmd(_Constant):
     BPF_PROG_ASSOC_STRUCT_OPS = 38, "7.0"
 
 
+# A flag on top of the command (7.2): a fourth and fifth argument of bpf(2) point to a struct bpf_common_attr, through
+# which the kernel says in words why BPF_MAP_CREATE failed. Older kernels answer EINVAL.
+BPF_COMMON_ATTRS = 1 << 16
+
+
 class MapType(_Constant):
     """enum bpf_map_type. rawbpf is about two of them: BPF_MAP_TYPE_QUEUE and BPF_MAP_TYPE_STACK."""
 

@@ -7,8 +7,8 @@ machine's byte order:
 
 The opcode's low three bits are its class. Arithmetic (ALU64 0x07, ALU 0x04) and jumps (JMP 0x05, JMP32 0x06) have the
 operation in the high four bits and in bit 3 whether the operand is `imm` (K, 0) or the src register (X, 8). Loads and
-stores (LDX 0x01, ST 0x02, STX 0x03) have the size in bits 3 and 4 (W 0x00, H 0x08, B 0x10, DW 0x18) and the mode in the high
-three (MEM 0x60). The one exception, the load of a 64-bit constant (0x18), takes two instructions' room.
+stores (LDX 0x01, ST 0x02, STX 0x03) have the size in bits 3 and 4 (W 0x00, H 0x08, B 0x10, DW 0x18) and the mode in the
+high three (MEM 0x60). The one exception, the load of a 64-bit constant (0x18), takes two instructions' room.
 
     >>> program = [
     ...     mov(R0, 0),
@@ -246,15 +246,16 @@ def resolve(program: Iterable[Item]) -> list[Insn]:
             if item.target not in places:
                 raise ValueError(f"there is no label {item.target!r}")
             distance = places[item.target] - slot - 1
-            in_imm = item.opcode in (0x85, LD_IMM64)
-            item = item._replace(imm=distance, target="") if in_imm else item._replace(offset=distance, target="")
-        resolved.append(item)
+            field = "imm" if item.opcode in (0x85, LD_IMM64) else "offset"
+            resolved.append(item._replace(**{field: distance}, target=""))
+        else:
+            resolved.append(item)
         slot += item.slots
     return resolved
 
 
 def assemble(program: Iterable[Item]) -> bytes:
-    """The program as the kernel takes it: 8 bytes an instruction. ValueError for numbers that do not fit their field."""
+    """The program as the kernel takes it: 8 bytes a slot. ValueError for numbers that do not fit their field."""
     return b"".join(_encode(insn) for insn in resolve(program))
 
 

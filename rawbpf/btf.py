@@ -238,3 +238,54 @@ def vmlinux() -> Btf:
     """The running kernel's own types. OSError (FileNotFoundError) if the kernel was built without BTF."""
     with open(VMLINUX, "rb") as file:
         return Btf(file.read())
+
+
+class Builder:
+    """Makes BTF: add types, each call returns the new type's id, then encode().
+
+    >>> builder = Builder()
+    >>> number = builder.integer("int", 4, signed=True)
+    >>> pair = builder.struct("pair", 8, [("a", number, 0), ("b", number, 4)])
+    >>> Btf(builder.encode()).offset_of("pair", "b")
+    4
+    """
+
+    def __init__(self) -> None:
+        self._types = bytearray()
+        self._strings = bytearray(b"\0")
+        self._count = 0
+
+    def integer(self, name: str, size: int, signed: bool = False) -> int:
+        """An integer of `size` bytes."""
+        return self._add(name, Kind.INT, 0, size, struct.pack("=I", signed << 24 | size * 8))
+
+    def pointer(self, type_id: int = 0) -> int:
+        """A pointer; to void by default."""
+        return self._add("", Kind.PTR, 0, type_id)
+
+    def struct(self, name: str, size: int, members: "list[tuple[str, int, int]]") -> int:
+        """A struct of `size` bytes; members are (name, type id, offset in bytes)."""
+        tail = b"".join(_TRIPLE.pack(self._string(member), type_id, at * 8) for member, type_id, at in members)
+        return self._add(name, Kind.STRUCT, len(members), size, tail)
+
+    def function(self, name: str, returns: int, parameters: "list[tuple[str, int]]") -> int:
+        """A static function and its prototype; parameters are (name, type id)."""
+        tail = b"".join(struct.pack("=II", self._string(parameter), type_id) for parameter, type_id in parameters)
+        return self._add(name, Kind.FUNC, 0, self._add("", Kind.FUNC_PROTO, len(parameters), returns, tail))
+
+    def encode(self) -> bytes:
+        """The blob, as BPF_BTF_LOAD takes it."""
+        types, strings = bytes(self._types), bytes(self._strings)
+        header = _HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, len(types), len(types), len(strings))
+        return header + types + strings
+
+    def _add(self, name: str, kind: Kind, vlen: int, size: int, tail: bytes = b"") -> int:
+        self._types += _TYPE.pack(self._string(name), kind << 24 | vlen, size) + tail
+        self._count += 1
+        return self._count
+
+    def _string(self, text: str) -> int:
+        if not text:
+            return 0
+        self._strings += text.encode() + b"\0"
+        return len(self._strings) - len(text.encode()) - 1

@@ -51,6 +51,10 @@ class NotPermitted(BpfError, PermissionError):
     """The kernel refused (EPERM, EACCES). The hint says why, from evidence."""
 
 
+class Unsupported(BpfError):
+    """This kernel can't do that (EOPNOTSUPP): too old, or built without it."""
+
+
 class NotFound(BpfError, FileNotFoundError):
     """No such pin, id or name (ENOENT)."""
 
@@ -99,6 +103,9 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
         "queue and stack maps need Linux 4.20, BPF_F_*_PROG 5.2, tokens 6.9, and a NUMA node must be online",
     ),
     (Cmd.BPF_MAP_CREATE, errno.EBADF): _Meaning(BpfError, "{subject}: the token's descriptor is not open"),
+    (Cmd.BPF_PROG_LOAD, errno.EACCES): _Meaning(BpfError, "{subject}: the verifier refused it"),
+    # Before 6.5; later a second freeze is EPERM.
+    (Cmd.BPF_MAP_FREEZE, errno.EBUSY): _Meaning(NotPermitted, "{subject} is frozen already"),
     (Cmd.BPF_OBJ_PIN, errno.EEXIST): _Meaning(AlreadyExists, "{path!r} exists", "unlink it first, or choose another"),
     (Cmd.BPF_OBJ_PIN, errno.ENOENT): _Meaning(NotFound, "{path!r}: the directory does not exist"),
     (Cmd.BPF_OBJ_PIN, errno.EPERM): _Meaning(NotPermitted, "{path!r} can't hold a pin"),

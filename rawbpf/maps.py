@@ -1,19 +1,21 @@
 """Queue and Stack: the two map types as Python objects."""
 
 import errno
+import operator
 import os
-import sys
-import time
 import warnings
 import weakref
-from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypedDict, TypeVar, overload
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
+from rawbpf.bulk import Status
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
+from rawbpf.introspect import Inspector
+from rawbpf.many import GIL, Held, Many
+from rawbpf.privileges import access_of, is_frozen
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.values import Codec, RawBytes, ValueSpec, codec_for
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import struct
     from types import TracebackType
 
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Buffer, Self, Unpack
     from typing_extensions import TypeVar as DefaultTypeVar
 
     from rawbpf._native import CData
@@ -40,9 +42,6 @@ _ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WR
 # Looking a function up in `lib` takes a tenth of the call.
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
-
-# Without the GIL (a free-threaded CPython) no spare buffer is kept for the next pop: two threads might take it.
-_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class HasFileno(Protocol):
@@ -71,7 +70,7 @@ class _Raise:
 
 _RAISE = _Raise()
 
-# Elements that a process took belong to that process: see _forget_held().
+# For a forked child, which must not hand over what its parent took.
 _all_maps: "weakref.WeakSet[Map[Any]]" = weakref.WeakSet()
 
 
@@ -86,10 +85,11 @@ class Map(Generic[T]):
     map_type: ClassVar[MapType]
 
     _fd = -1
+    _inspector: Inspector | None = None
     _info: MapInfo
     _codec: Codec[T]
-    _held: deque[memoryview]
-    _held_lock: dict[int, bool]
+    _many: Many
+    _held: Held
     _spare: "tuple[CData, memoryview] | None"
 
     def __init__(
@@ -208,16 +208,17 @@ class Map(Generic[T]):
     def _adopt(self, fd: int, codec: Codec[Any], info: MapInfo) -> None:
         """Makes the object of an open map; the descriptor belongs to it as soon as this returns."""
         self._info = info
+        fd = syscall.above_stdio(fd)
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
-        self._held = deque()
-        self._held_lock = {0: True}
+        self._many = Many(fd, codec, info, self._failure)
+        self._held = self._many.held
         self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
         self._value_size = info.value_size
+        self._fd = fd
         _all_maps.add(self)
-        self._fd = syscall.above_stdio(fd)
 
     # One element
 
@@ -252,8 +253,8 @@ class Map(Generic[T]):
 
         Raises Empty if there is none and no `default` was given, NotPermitted on a write-only descriptor, Busy.
         """
-        for held in list(self._held)[:1]:
-            return self._decode(held.tobytes())
+        if self._held and (held := self._many.first_held()) is not None:
+            return self._decode(held)
         element, value = syscall.new_element(self._fd, self._value_size)
         result = lib.map_lookup_elem(element)
         if result == 0:
@@ -290,19 +291,97 @@ class Map(Generic[T]):
                 data: Any = value.tobytes()
                 if self._raw_size is None:
                     data = self._decode(data)
-                self._spare = spare if _GIL else None
+                self._spare = spare if GIL else None
                 return data
             if result == HOOK_RAISED:
                 raise_hook_failure()
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:
-                self._held.append(value)
+                self._held += (((value,), 0),)
             raise
-        self._spare = spare if _GIL else None
+        self._spare = spare if GIL else None
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+
+    # Many elements
+
+    def push_many(self, values: "Iterable[T] | Buffer", flags: int = BPF_ANY) -> int:
+        """Pushes many elements, in one system call where the kernel lets a program do it (see `bulk`).
+
+        Args:
+            values: An iterable of values, all of which are encoded before the first is pushed; or a contiguous buffer
+                (bytes, array, numpy array) of whole values, which is pushed as it is.
+            flags: As for push(): BPF_ANY stops when the map is full, BPF_EXIST overwrites the oldest.
+
+        Returns how many were pushed, in order: fewer than given if the map became full.
+
+        Raises what push() raises for the first element, except Full: that is 0.
+        """
+        return self._many.push_many(values, flags)
+
+    def pop_many(self, limit: int) -> list[T]:
+        """Takes up to `limit` elements, in one system call where the kernel lets a program do it (see `bulk`).
+
+        Returns them in the order of pop(): fewer if the map became empty, none if it was. Many elements are not taken
+        at one moment: what others push and pop meanwhile comes in between.
+
+        Raises what pop() raises for the first element, except Empty. On any exception (Ctrl-C, a codec's) nothing is
+        lost: what was taken comes first in the next call.
+        """
+        return self._many.pop_many(_count("limit", limit))
+
+    def pop_into(self, buffer: "Buffer") -> int:
+        """As pop_many(), straight into a writable contiguous buffer (bytearray, array, numpy array), as raw bytes.
+
+        Takes as many elements as the buffer has room for whole values. Returns how many were taken; their bytes stand
+        at the buffer's beginning.
+        """
+        return self._many.pop_into(buffer)
+
+    def drain(self, limit: int | None = None) -> "Iterator[T]":
+        """Yields elements, taking many at once, until the map is empty or `limit` were yielded.
+
+        `limit` is max_entries unless given: a drain ends also while others go on pushing. If the loop is left early,
+        what was taken and not yielded comes first in the next call.
+        """
+        return self._many.drain(self.max_entries if limit is None else _count("limit", limit))
+
+    @property
+    def bulk(self) -> Status:
+        """How push_many() and the like work here: `in_kernel` True (a BPF program), False (a call for each element), or
+        None (not tried yet), and `why`."""
+        if (access := access_of(self.fileno())) == "r":
+            return Status(False, f'the descriptor has access="{access}"')
+        if is_frozen(self._fd):
+            return Status(False, "the map is frozen")
+        return self._many.status
+
+    # Looking without taking
+
+    def qsize(self) -> int:
+        """How many elements the map holds, approximate while others push and pop.
+
+        bpf(2) does not tell: a BPF program reads it from the map's struct in the kernel. What take_held() would return
+        is no longer in the map, and not counted.
+
+        Raises NotPermitted without CAP_PERFMON, Unsupported where the kernel is older than 5.9 or has no BTF.
+        """
+        return self._inspected().qsize()
+
+    def snapshot(self) -> list[T]:
+        """The elements in pop order, left where they are; approximate while others push and pop.
+
+        Copies the whole ring, max_entries + 1 values, 1 MiB at a time. Raises what qsize() raises.
+        """
+        return [self._decode(element) for element in self._inspected().snapshot()]
+
+    def _inspected(self) -> Inspector:
+        fd = self.fileno()
+        if self._inspector is None:
+            self._inspector = Inspector(fd, self._info)
+        return self._inspector
 
     # Elements that were taken out of the kernel and not handed over
 
@@ -311,27 +390,15 @@ class Map(Generic[T]):
 
         The way out when a codec can't decode an element: pop() would offer the same one again.
         """
-        held = [value.tobytes() for value in self._held]
-        self._held.clear()
-        return held
+        return self._many.take_held()
 
     def _pop_held(self, default: Any) -> Any:
-        # A signal handler may raise after any call, so a lock's release() could lose the element after its removal.
-        # Deleting and storing an item are no calls: whoever deletes the dict's key has the lock.
-        while True:
-            try:
-                del self._held_lock[0]
-                break
-            except KeyError:
-                time.sleep(0)
-        try:
-            if self._held:
-                element = self._decode(self._held[0].tobytes())
-                del self._held[0]
-                return element
-        finally:
-            self._held_lock[0] = True
-        return self.pop(default)
+        values = self._many.pop_many(1)
+        if values:
+            return values[0]
+        if default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -errno.ENOENT)
 
     # The map itself
 
@@ -374,7 +441,7 @@ class Map(Generic[T]):
     def freeze(self) -> None:
         """Ends push and pop from user space for good (BPF_MAP_FREEZE); peek and BPF programs go on. Linux 5.2.
 
-        Raises NotPermitted if the descriptor is read-only or the map is frozen already.
+        Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
         """
         syscall.map_freeze(self.fileno())
 
@@ -390,6 +457,7 @@ class Map(Generic[T]):
         """Gives the descriptor away: the caller closes it, this object counts as closed."""
         fd = self.fileno()
         self._fd = -1
+        self._release()
         return fd
 
     def close(self) -> None:
@@ -400,11 +468,16 @@ class Map(Generic[T]):
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
+        held = self._release()
         os.close(fd)
-        if self._held:
-            warnings.warn(
-                f"{len(self._held)} elements of {self!r} were popped and never handed over", RuntimeWarning, 2
-            )
+        if held:
+            warnings.warn(f"{held} elements of {self!r} were popped and never handed over", RuntimeWarning, 2)
+
+    def _release(self) -> int:
+        """Closes what bulk calls and qsize() opened; returns how many elements are held."""
+        if self._inspector is not None:
+            self._inspector.close()
+        return self._many.close()
 
     @property
     def closed(self) -> bool:
@@ -570,15 +643,20 @@ def _open_flags(access: str) -> int:
         raise ValueError(f'access is "rw", "r" or "w", not {access!r}') from None
 
 
+def _count(name: str, number: SupportsIndex) -> int:
+    count = operator.index(number)
+    if count < 0:
+        raise ValueError(f"{name} must not be negative")
+    return count
+
+
 def _fileno(token: int | HasFileno) -> int:
     return token if isinstance(token, int) else token.fileno()
 
 
-def _forget_held() -> None:
-    """In a forked child: what the parent took out of the kernel is the parent's to hand over."""
+def _after_fork_in_child() -> None:
     for each in _all_maps:
-        each._held.clear()
-        each._held_lock[0] = True
+        each._many.forget()
 
 
-os.register_at_fork(after_in_child=_forget_held)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,7 +6,8 @@ limit does not matter.
 
 from collections.abc import Callable
 
-from rawbpf.privileges import Capability, has_capability, kernel_version
+from rawbpf.abi import Cmd
+from rawbpf.privileges import in_initial_user_namespace, is_capable, kernel_version
 
 _enabled = True
 _raised = False
@@ -24,30 +25,35 @@ def retry(call: Callable[[], int]) -> tuple[int, str]:
 
     Returns the call's result, and a hint for the error if it still is one and the limit is the likely reason.
     """
-    if kernel_version() >= (5, 11) or has_capability(Capability.CAP_SYS_ADMIN) is False:
+    permitted = is_capable(Cmd.BPF_MAP_CREATE) is not False and in_initial_user_namespace() is not False
+    if kernel_version() >= (5, 11) or not permitted:
         return call(), ""
-    if not _enabled:
-        return call(), "RLIMIT_MEMLOCK may be too low, and raising it is switched off (set_memlock_rlimit)"
-    limit = _raise_limit()
-    return (
-        call(),
-        f"RLIMIT_MEMLOCK, raised to {limit}, is too low for this map: ulimit -l, or run with CAP_SYS_RESOURCE",
-    )
+    import resource
+
+    if _enabled:
+        _raise_limit()
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY:
+        return call(), ""
+    if _enabled:
+        what = f"RLIMIT_MEMLOCK, raised to {limit} bytes, is too low for this map: ulimit -l, or CAP_SYS_RESOURCE"
+    else:
+        what = f"RLIMIT_MEMLOCK is {limit} bytes, and raising it is switched off (set_memlock_rlimit)"
+    return call(), what
 
 
-def _raise_limit() -> str:
-    """Raises the limit as far as this process may, the first time it is called. Returns what it then is."""
+def _raise_limit() -> None:
+    """Raises the limit as far as this process may, the first time it is called."""
     global _raised
     import resource
 
-    if not _raised:
-        _raised = True
-        _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-        for limits in ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), (hard, hard)):
-            try:
-                resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
-            except (ValueError, OSError):
-                continue
-            break
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return "infinity" if soft == resource.RLIM_INFINITY else f"{soft} bytes"
+    if _raised:
+        return
+    _raised = True
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    for limits in ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), (hard, hard)):
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
+        except (ValueError, OSError):
+            continue
+        return

@@ -5,6 +5,7 @@ Nothing here guesses. A missing /proc means "not known", and a cause is named on
 
 import fcntl
 import os
+import re
 from enum import IntEnum
 
 from rawbpf import door
@@ -20,10 +21,15 @@ class Capability(IntEnum):
     CAP_BPF = 39
 
 
+def _simulated(path: str) -> str | None:
+    """What the simulated kernel has in its /proc; None if there is none, or if it has nothing of its own to say."""
+    kernel = door.simulated
+    return None if kernel is None else kernel.proc(path)
+
+
 def read_proc(path: str) -> str:
-    """A file in /proc, or what the simulated kernel has there; empty where it can't be read."""
-    simulated = door.simulated
-    text = simulated.proc(path) if simulated is not None else None
+    """A file in /proc; empty where it can't be read."""
+    text = _simulated(path)
     if text is not None:
         return text
     try:
@@ -34,9 +40,9 @@ def read_proc(path: str) -> str:
 
 
 def kernel_version() -> tuple[int, int]:
-    """The running kernel's version, (6, 18) for "6.18.3-arch1"."""
-    release = read_proc("/proc/sys/kernel/osrelease") or os.uname().release
-    major, minor, *_ = release.split("-")[0].split(".")
+    """The running kernel's version, (6, 18) for "6.18.3-arch1"; distributions append what they like."""
+    release = _simulated("/proc/sys/kernel/osrelease") or os.uname().release
+    major, minor = re.findall(r"\d+", release)[:2]
     return int(major), int(minor)
 
 
@@ -91,6 +97,9 @@ def why_not_permitted(cmd: Cmd, fd: int | None = None) -> str:
 
 
 def _why_map_refused(cmd: Cmd, fd: int) -> str:
+    # Before 6.5 freezing needs CAP_BPF and no writable descriptor.
+    if cmd == Cmd.BPF_MAP_FREEZE and kernel_version() < (6, 5):
+        return ""
     verb, needed = _ELEMENT_ACCESS[cmd]
     access = access_of(fd)
     if not set(needed) <= set(access):
@@ -100,9 +109,18 @@ def _why_map_refused(cmd: Cmd, fd: int) -> str:
     return ""
 
 
+def needed_capability(cmd: Cmd) -> Capability:
+    """What `cmd` asks for on this kernel; CAP_SYS_ADMIN always is enough."""
+    return Capability.CAP_SYS_ADMIN if cmd in _ID_COMMANDS or kernel_version() < (5, 8) else Capability.CAP_BPF
+
+
+def is_capable(cmd: Cmd) -> bool | None:
+    """Whether this process has the capability that `cmd` needs; None if /proc does not tell."""
+    return has_capability(needed_capability(cmd)) or has_capability(Capability.CAP_SYS_ADMIN)
+
+
 def _why_process_refused(cmd: Cmd) -> str:
-    needed = Capability.CAP_SYS_ADMIN if cmd in _ID_COMMANDS or kernel_version() < (5, 8) else Capability.CAP_BPF
-    enough = has_capability(needed) or has_capability(Capability.CAP_SYS_ADMIN)
+    needed, enough = needed_capability(cmd), is_capable(cmd)
     if enough is False:
         word = needed.name.removeprefix("CAP_")
         return (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rawbpf import memlock, syscall
 from rawbpf.abi import Cmd, ProgType
-from rawbpf.asm import Insn, Item, Label, assemble
+from rawbpf.asm import Item, assemble
 from rawbpf.door import ffi, lib
 from rawbpf.errors import BpfError, bpf_error
 
@@ -26,7 +26,7 @@ BPF_F_SLEEPABLE = 1 << 4
 
 # As far as the last field that is used: a kernel must not be sent non-zero bytes that it does not know.
 _LOAD_SIZE = 128
-_TEST_RUN_SIZE = 64
+TEST_RUN_SIZE = 64
 
 # PROG_LOAD is EAGAIN when a signal arrives while the verifier is at work.
 _LOAD_TRIES = 10
@@ -153,7 +153,7 @@ class Program:
             test.ctx_in, test.ctx_size_in = syscall.pointer(context), len(context)
             if packet:
                 test.ctx_out, test.ctx_size_out = syscall.pointer(context), len(context)
-        result = lib.bpf(Cmd.BPF_PROG_TEST_RUN, attr, _TEST_RUN_SIZE)
+        result = lib.bpf(Cmd.BPF_PROG_TEST_RUN, attr, TEST_RUN_SIZE)
         if result < 0:
             raise bpf_error(Cmd.BPF_PROG_TEST_RUN, -result, subject=repr(self))
         packet_out = bytes(out[: test.data_size_out]) if packet else b""
@@ -170,7 +170,7 @@ class Program:
         return self._fd
 
     def close(self) -> None:
-        """Closes the descriptor; the kernel frees the program with its last one, its pins and links. May be repeated."""
+        """Closes the descriptor; the kernel frees the program with its last one, pin and link. May be repeated."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -239,6 +239,3 @@ def _explain(attr: "CData", result: int, name: str) -> BpfError:
 
 def _address(buffer: "CData") -> int:
     return int(ffi.cast("uintptr_t", buffer))
-
-
-__all__ = ["ETH_HLEN", "FuncInfo", "Insn", "Label", "Program", "RunResult", "VerifierError"]

@@ -51,6 +51,7 @@ ATTR_SIZE = {
     Cmd.BPF_MAP_GET_NEXT_ID: 12,
     Cmd.BPF_MAP_GET_FD_BY_ID: 12,
     Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
+    Cmd.BPF_BTF_LOAD: 28,
 }
 
 # Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
@@ -276,7 +277,8 @@ def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":
 def map_freeze(fd: int) -> None:
     """BPF_MAP_FREEZE: no more push and pop from user space, ever; programs go on, and so does peek.
 
-    Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Linux 5.2.
+    Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Before Linux 6.5 the kernel
+    asks for CAP_BPF instead of a writable descriptor, and a second freeze is EBUSY. Linux 5.2.
     """
     result = _call(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=check_fd(fd)))
     if result < 0:
@@ -382,6 +384,19 @@ def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
     result = _call(Cmd.BPF_MAP_GET_FD_BY_ID, attr)
     if result < 0:
         raise bpf_error(Cmd.BPF_MAP_GET_FD_BY_ID, -result, subject=f"id {map_id}")
+    return above_stdio(result)
+
+
+def btf_load(blob: bytes) -> int:
+    """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
+
+    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18.
+    """
+    data = ffi.new("char[]", blob)
+    attr = bpf_attr(btf=int(ffi.cast("uintptr_t", data)), btf_size=len(blob))
+    result = _call(Cmd.BPF_BTF_LOAD, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="BTF")
     return above_stdio(result)
 
 

@@ -5,9 +5,11 @@ Markers say what a test needs; a test that needs nothing runs anywhere.
 - `creates`: may create maps (CAP_BPF; CAP_SYS_ADMIN before Linux 5.8)
 - `admin`: CAP_SYS_ADMIN, for ids and mounts
 - `linux("5.2")`: a feature that came with that version; never skipped on a newer kernel
+- `linux(before="5.11")`: what was so until that version
 - `real_kernel(reason="...")`: the kernel itself. All others also run, as any user, with RAWBPF_SIMULATE=1
 
-A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails.
+A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails. tests.kernels lets three
+kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that some tool is not "installed".
 """
 
 import os
@@ -28,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")
     config.addinivalue_line("markers", "admin: needs CAP_SYS_ADMIN")
     config.addinivalue_line("markers", "real_kernel(reason): needs the kernel itself, not the simulated one")
-    config.addinivalue_line("markers", "linux(version): needs that Linux version")
+    config.addinivalue_line("markers", "linux(since, before): needs Linux from `since` on, and before `before`")
 
 
 def may_create() -> bool:
@@ -44,12 +46,22 @@ MAY_CREATE = may_create()
 IS_ADMIN = has_capability(Capability.CAP_SYS_ADMIN) is True and MAY_CREATE
 
 
+def skip_other_kernels(since: str = "0.0", before: str = "") -> None:
+    if kernel_version() < version(since):
+        pytest.skip(f"by design: needs Linux {since}")
+    if before and kernel_version() >= version(before):
+        pytest.skip(f"by design: needs Linux before {before}")
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if door.simulated is not None and (marker := item.get_closest_marker("real_kernel")):
         pytest.skip(f"by design: needs the real kernel: {marker.kwargs['reason']}")
     for marker in item.iter_markers("linux"):
-        if kernel_version() < tuple(map(int, marker.args[0].split("."))):
-            pytest.skip(f"by design: needs Linux {marker.args[0]}")
+        skip_other_kernels(*marker.args, **marker.kwargs)
     lacking = [
         reason
         for name, there, reason in (

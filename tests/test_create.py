@@ -93,7 +93,7 @@ REFUSED = {
 def test_kernel_refuses(raw_errno, map_type, case):
     """Each check of map_create() and queue_stack_map_alloc_check() answers its errno."""
     if case == "map_extra" and kernel_version() < (5, 16):
-        pytest.skip("by design: map_extra came with Linux 5.16")
+        pytest.skip("by design: needs Linux 5.16")
     fields, expected = REFUSED[case]
     assert raw_errno(CREATE, attr_of(**{"map_type": map_type, **fields})) == expected
 

@@ -1,5 +1,6 @@
 """bpf.h against the outside: the running kernel's BTF and, where installed, the C compiler's view of <linux/bpf.h>."""
 
+import functools
 import os
 import re
 import shutil
@@ -94,6 +95,8 @@ def test_enums_equal_the_running_kernels(enum, name):
     """Every enumerator of the kernel is ours with the same number; what we have beyond, the kernel is too old for."""
     types = btf.vmlinux()
     kernels = without_aliases(types.enumerators(types.find(btf.Kind.ENUM, name)))
+    # It stands among the commands since 7.2, and is a flag.
+    assert kernels.pop("BPF_COMMON_ATTRS", abi.BPF_COMMON_ATTRS) == abi.BPF_COMMON_ATTRS
     ours = {member.name: member.value for member in enum}
     assert {key: ours.get(key) for key in kernels} == kernels
     for key in ours.keys() - kernels.keys():
@@ -104,14 +107,21 @@ def test_enums_equal_the_running_kernels(enum, name):
 @pytest.mark.parametrize("flags", [abi.MapFlag, abi.ElemFlag, abi.FileFlag])
 def test_flags_equal_the_running_kernels(flags):
     """Every flag that the kernel is new enough for stands in its anonymous enums with the same value."""
+    kernels = anonymous_enums()
+    known = {name: member.value for name, member in flags.__members__.items() if known_here(member)}
+    assert {name: kernels.get(name) for name in known} == known
+
+
+@functools.cache
+def anonymous_enums() -> dict[str, int]:
+    """The enumerators of all the kernel's enums without a name."""
     types = btf.vmlinux()
-    kernels: dict[str, int] = {}
+    enumerators: dict[str, int] = {}
     for type_id in range(1, len(types)):
         found = types.type(type_id)
         if found.kind in (btf.Kind.ENUM, btf.Kind.ENUM64) and not found.name:
-            kernels.update(types.enumerators(found))
-    known = {name: member.value for name, member in flags.__members__.items() if known_here(member)}
-    assert {name: kernels.get(name) for name in known} == known
+            enumerators.update(types.enumerators(found))
+    return enumerators
 
 
 def known_here(member) -> bool:

@@ -46,7 +46,9 @@ def test_tour():
         assert file.read() == before
 
 
-@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 def test_tour_without_the_privilege():
     """Without CAP_BPF: exit 1, what is missing, and what would grant it."""
     result = tour("setpriv", "--bounding-set=-all", "--inh-caps=-all")
@@ -58,7 +60,7 @@ def test_tour_without_the_privilege():
 
 @pytest.mark.creates
 @pytest.mark.linux("5.8")
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
 def test_tour_with_cap_bpf_alone():
     """CAP_BPF is enough for all but mounting a bpffs, which is said."""
     result = tour("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf")

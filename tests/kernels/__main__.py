@@ -1,0 +1,115 @@
+"""Runs the whole test suite on other kernels: python -m tests.kernels 5.10 6.1 6.12 7.2
+
+Each kernel is one of Debian's cloud kernels, fetched once with apt (fetch.py), booted in QEMU without KVM (boot.py)
+with a file system that holds the rawbpf wheel and the tests (initramfs.py), where pytest runs as root and as an
+ordinary user. Prints a table, what failed and the reasons of all skips (report.py). To be called in the project's
+folder; needs qemu-system-x86, busybox, and a pip that finds the test dependencies.
+
+Exit code: 0 if every test of every run passed or skipped as it should, else 1: also if a kernel could not be had, did
+not boot or did not end in time.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.kernels import boot, fetch, initramfs, report
+
+RUNS = ("root", "user")
+CONSOLE_LINES = 30
+HEADER = ("kernel", "image", "as", "passed", "failed", "skipped by design", "skipped otherwise", "seconds")
+
+
+class Result(NamedTuple):
+    """What became of one kernel: its image's name, the runs that finished, and if not all did the reason why."""
+
+    kernel: str
+    image: str
+    runs: list[report.Run]
+    seconds: float
+    problem: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder, "initramfs")
+        initramfs.build(image, options.wheel)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            results = list(pool.map(lambda kernel: _try(kernel, image, options), options.kernels))
+    _print_table(results)
+    for result in results:
+        _print_details(result)
+    return 0 if all(not result.problem and not any(run.failed for run in result.runs) for result in results) else 1
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.kernels", description="Runs the test suite on other kernels."
+    )
+    parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="a version: 5.10, 6.1, 6.12, 7.2")
+    parser.add_argument("--jobs", type=int, default=2, help="guests at a time, of 2 GiB each (default: 2)")
+    parser.add_argument("--timeout", type=float, default=480, help="seconds until a guest is killed (default: 480)")
+    parser.add_argument("--refresh", action="store_true", help="fetch the archive's newest, whatever is cached")
+    parser.add_argument("--wheel", type=Path, help="the rawbpf wheel to test (default: built from this folder)")
+    parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k memlock'")
+    parser.add_argument("--cache", type=Path, default=cache / "rawbpf" / "kernels", help="default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+def _try(kernel: str, image: Path, options: argparse.Namespace) -> Result:
+    """Boots one kernel and reads what it reports; never raises for what a kernel can do wrong."""
+    try:
+        vmlinuz = fetch.kernel(kernel, options.cache, options.refresh)
+    except fetch.Unavailable as error:
+        return Result(kernel, "", [], 0, f"could not be had: {error}")
+    log = options.cache / kernel / "console"
+    print(f"{kernel} boots {vmlinuz.name}; its console: {log}", file=sys.stderr)
+    guest = boot.boot(vmlinuz, image, log, options.timeout, PYTEST_ADDOPTS=options.pytest)
+    runs = report.parse(guest.report, kernel)
+    problem = "" if guest.ended else f"was killed after {options.timeout:.0f} s\n"
+    for name in RUNS:
+        if name not in [run.name for run in runs]:
+            problem += f"did not finish the run as {name}; the end of its console:\n"
+            problem += _last_words(guest.console, name)
+    return Result(kernel, vmlinuz.name.removeprefix("vmlinuz-"), runs, guest.seconds, problem)
+
+
+def _last_words(console: str, name: str) -> str:
+    """The last lines that the guest printed in the run as `name`, or at all if it did not get so far."""
+    _, _, part = console.rpartition(initramfs.BANNER + name)
+    lines = part.partition(initramfs.BANNER)[0].splitlines()
+    return "".join(f"{line}\n" for line in lines[-CONSOLE_LINES:])
+
+
+def _print_table(results: list[Result]) -> None:
+    rows: list[tuple[object, ...]] = [HEADER, tuple("---" for _ in HEADER)]
+    for result in results:
+        for run in result.runs:
+            counts = (run.passed, *map(len, (run.failed, run.by_design, run.otherwise)))
+            rows.append((result.kernel, result.image, run.name, *counts, round(result.seconds)))
+        if result.problem:
+            rows.append((result.kernel, result.image, "-", 0, "NOT RUN TO THE END", 0, 0, round(result.seconds)))
+    for row in rows:
+        print("|", " | ".join(map(str, row)), "|")
+
+
+def _print_details(result: Result) -> None:
+    if result.problem:
+        print(f"\n!!! {result.kernel} {result.problem}")
+    for run in result.runs:
+        for test, text in run.failed.items():
+            print(f"\n{result.kernel} as {run.name}: FAILED {test}\n{text}")
+        for reason, count in Counter([*run.by_design.values(), *run.otherwise.values()]).most_common():
+            print(f"{result.kernel} as {run.name}: skipped {count}: {reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

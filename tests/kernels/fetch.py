@@ -1,0 +1,124 @@
+"""Fetches Debian's cloud kernels with apt, from the archive that this machine's own apt uses.
+
+apt runs with a source list, state and cache of its own, all in the cache folder, and without the machine's hooks:
+nothing of the machine's configuration is changed, no root is needed. Signatures are checked against Debian's keyring.
+"""
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+# Where Debian keeps which kernel; every other version is looked for among the newest.
+SUITES = {
+    "5.10": ("bullseye", "bullseye-security"),
+    "6.1": ("bookworm", "bookworm-security"),
+    "6.12": ("trixie", "trixie-security"),
+}
+NEWEST = ("sid",)
+
+APT_SECONDS = 300
+
+CONFIGURATION = """\
+Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+APT::Architecture "amd64";
+APT::Architectures {{ "amd64"; }};
+APT::Sandbox::User "";
+Acquire::Languages "none";
+Acquire::Retries "2";
+#clear APT::Update;
+#clear DPkg;
+"""
+
+
+class Unavailable(Exception):
+    """A kernel could not be had; the text says why."""
+
+
+def kernel(version: str, cache: Path, refresh: bool = False) -> Path:
+    """The image (vmlinuz) of the newest cloud kernel of a version ("6.1"). Raises Unavailable.
+
+    It is fetched once and then taken from the folder `cache`, unless `refresh` asks for the archive's newest.
+    """
+    folder = cache / version
+    if refresh or not list(folder.glob("vmlinuz-*")):
+        _fetch(version, folder)
+    return max(folder.glob("vmlinuz-*"), key=lambda image: _numbers(image.name))
+
+
+def _fetch(version: str, folder: Path) -> None:
+    apt = _Apt(folder / "apt", SUITES.get(version, NEWEST))
+    names = apt.run("apt-cache", "pkgnames", "linux-").split()
+    # 6.1 and older ship the unsigned image under a name of its own, 7.2 has the image in linux-binary-*.
+    wanted = re.compile(rf"linux-(image|binary)-{re.escape(version)}[.+].*cloud-amd64(-unsigned)?")
+    reason = f"the archive has no cloud kernel {version}"
+    for name in sorted(filter(wanted.fullmatch, names), key=_numbers, reverse=True):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            try:
+                apt.run("apt-get", "download", name, cwd=scratch)
+            except Unavailable as error:
+                # A mirror may list a package that it does not hold (yet, or any more): an older one will do.
+                reason = str(error)
+                continue
+            [package] = Path(scratch).glob("*.deb")
+            _run("dpkg-deb", "--extract", str(package), f"{scratch}/root")
+            # A package that merely depends on another holds no image.
+            for image in Path(scratch, "root").rglob("vmlinuz*"):
+                image.rename(folder / f"vmlinuz-{name}")
+                return
+    raise Unavailable(reason)
+
+
+class _Apt:
+    """apt with a world of its own in `folder`, which knows the packages of some of Debian's suites."""
+
+    def __init__(self, folder: Path, suites: tuple[str, ...]) -> None:
+        for name in ("state/lists/partial", "cache/archives/partial"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "status").touch()
+        (folder / "sources.list").write_text("".join(map(_source_line, suites)))
+        self._configuration = folder / "apt.conf"
+        self._configuration.write_text(CONFIGURATION.format(folder=folder))
+        self.run("apt-get", "update", "--quiet", "--error-on=any")
+
+    def run(self, command: str, *arguments: str, cwd: str | None = None) -> str:
+        return _run(command, f"--config-file={self._configuration}", *arguments, cwd=cwd)
+
+
+def _source_line(suite: str) -> str:
+    archives = _archives()
+    archive = archives.get("security" if suite.endswith("-security") else "main")
+    if archive is None:
+        raise Unavailable(f"this machine's apt knows no Debian archive that could hold {suite}")
+    return f"deb [arch=amd64 signed-by={KEYRING}] {archive} {suite} main\n"
+
+
+def _archives() -> dict[str, str]:
+    """The addresses of the Debian archives in the machine's apt configuration: "main" and "security"."""
+    codename = dict(re.findall(r"^(\w+)=\"?([^\"\n]*)", Path("/etc/os-release").read_text(), re.M))["VERSION_CODENAME"]
+    found = _run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages")
+    releases = {release: address for address, release in map(str.split, found.splitlines())}
+    kinds = {"main": codename, "security": f"{codename}-security"}
+    return {kind: releases[release] for kind, release in kinds.items() if release in releases}
+
+
+def _run(*command: str, cwd: str | None = None) -> str:
+    try:
+        return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=APT_SECONDS).stdout
+    except FileNotFoundError as error:
+        raise Unavailable(f"{error.filename} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{command[0]} did not end within {APT_SECONDS} s") from None
+    except subprocess.CalledProcessError as error:
+        raise Unavailable(f"{command[0]} failed: {error.stderr.strip()}") from None
+
+
+def _numbers(text: str) -> list[int]:
+    """A version's numbers, for comparing: 6.1.0-9 is before 6.1.0-10."""
+    return [int(number) for number in re.findall(r"\d+", text)]
