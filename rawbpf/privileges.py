@@ -27,8 +27,8 @@ def _simulated(path: str) -> str | None:
     return None if kernel is None else kernel.proc(path)
 
 
-def read_proc(path: str) -> str:
-    """A file in /proc; empty where it can't be read."""
+def read_proc(path: str) -> str | None:
+    """A file in /proc; None where it can't be read."""
     text = _simulated(path)
     if text is not None:
         return text
@@ -36,7 +36,7 @@ def read_proc(path: str) -> str:
         with open(path) as file:
             return file.read()
     except OSError:
-        return ""
+        return None
 
 
 def kernel_version() -> tuple[int, int]:
@@ -48,7 +48,7 @@ def kernel_version() -> tuple[int, int]:
 
 def proc_fields(path: str) -> dict[str, str]:
     """The `name: value` lines of a file in /proc; empty where it can't be read."""
-    lines = read_proc(path).splitlines()
+    lines = (read_proc(path) or "").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
@@ -61,7 +61,7 @@ def has_capability(capability: Capability) -> bool | None:
 def in_initial_user_namespace() -> bool | None:
     """Whether user ids are the machine's own; inside a user namespace capabilities do not reach bpf(2)."""
     uid_map = read_proc("/proc/self/uid_map")
-    return uid_map.split() == ["0", "0", str(2**32 - 1)] if uid_map else None
+    return None if uid_map is None else uid_map.split() == ["0", "0", str(2**32 - 1)]
 
 
 def access_of(fd: int) -> str:

@@ -240,11 +240,17 @@ class SimulatedKernel:
         if path == "/proc/self/uid_map":
             return f"0 0 {_U32}\n"
         if path == "/proc/self/status":
-            held = 0 if self.unprivileged else sum(1 << capability for capability in Capability)
-            return f"CapEff:\t{held:016x}\nSeccomp:\t0\n"
+            return self._status()
         if path.startswith("/proc/self/fdinfo/"):
             return self._fdinfo(int(path.rpartition("/")[2]))
         return None
+
+    def _status(self) -> str:
+        held = 0 if self.unprivileged else sum(1 << capability for capability in Capability)
+        ours = {"CapEff": f"{held:016x}", "Seccomp": "0"}
+        with open("/proc/self/status") as file:
+            lines = [line.partition(":") for line in file]
+        return "".join(f"{name}:\t{ours.get(name, value.strip())}\n" for name, _, value in lines)
 
     # From the call to the command
 

@@ -21,7 +21,7 @@ from rawbpf import BPF_ANY, BPF_EXIST, Empty, Full, MapFlag, NotPermitted, Queue
 from rawbpf.abi import Cmd
 from rawbpf.privileges import Capability, has_capability, kernel_version
 
-pytestmark = pytest.mark.creates
+pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
 SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
 

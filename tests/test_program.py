@@ -11,7 +11,7 @@ from rawbpf.abi import Cmd, ProgType
 from rawbpf.asm import R0, R1, R2, R10, Helper, add, call, exit_, load, mov, store
 from rawbpf.program import ETH_HLEN, Program, VerifierError
 
-pytestmark = pytest.mark.creates
+pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
 FILTER = ProgType.BPF_PROG_TYPE_SOCKET_FILTER
 SEVEN = [mov(R0, 7), exit_()]

@@ -127,6 +127,7 @@ def test_signals_lose_no_element(kind, spec):
     assert numbers == (list(range(count)) if isinstance(m, Queue) else list(range(count))[::-1])
 
 
+@pytest.mark.real_kernel(reason="millions of calls")
 def test_millions_of_calls_grow_nothing(kind):
     """Memory and descriptors are after 200,000 calls what they were after 20,000."""
 
