@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rawbpf import bulk, syscall
 from rawbpf.abi import BPF_ANY, Cmd
 from rawbpf.bulk import PUSHED, TAKEN, InKernel, Status
-from rawbpf.door import lib
+from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.values import Codec, RawBytes, decode_many, encode_many
 
 if TYPE_CHECKING:
@@ -244,6 +244,8 @@ class Many:
                     data = value.tobytes()
                     raws += (data,)
                     fresh = False
+                elif result == HOOK_RAISED:
+                    raise_hook_failure()
             except BaseException:
                 # `result` may not have got here: the element itself says whether it was taken.
                 if fresh and element.taken:
@@ -317,6 +319,8 @@ class Many:
         for number in range(pushed, total):
             at = (number - pushed) * size
             result = _push(self._fd, values[at : at + size], flags)
+            if result == HOOK_RAISED:
+                raise_hook_failure()
             if result < 0:
                 if result == -errno.E2BIG or number:
                     return number

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsInde
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
 from rawbpf.bulk import Status
-from rawbpf.door import lib
+from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import Follow
 from rawbpf.introspect import Inspector
@@ -295,6 +295,8 @@ class Map(Generic[T]):
                     data = self._decode(data)
                 self._spare = spare if GIL else None
                 return data
+            if result == HOOK_RAISED:
+                raise_hook_failure()
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:

@@ -12,6 +12,7 @@ import re
 from enum import IntEnum
 from typing import NamedTuple
 
+from rawbpf import door
 from rawbpf.abi import Cmd, MapType
 from rawbpf.door import ffi, lib
 
@@ -26,19 +27,34 @@ class Capability(IntEnum):
     CAP_BPF = 39
 
 
+def _simulated(path: str) -> str | None:
+    """What the simulated kernel has in its /proc; None if there is none, or if it has nothing of its own to say."""
+    kernel = door.simulated
+    return None if kernel is None else kernel.proc(path)
+
+
+def read_proc(path: str) -> str | None:
+    """A file in /proc; None where it can't be read."""
+    text = _simulated(path)
+    if text is not None:
+        return text
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
 def kernel_version() -> tuple[int, int]:
     """The running kernel's version, (6, 18) for "6.18.3-arch1"; distributions append what they like."""
-    major, minor = re.findall(r"\d+", os.uname().release)[:2]
+    release = _simulated("/proc/sys/kernel/osrelease") or os.uname().release
+    major, minor = re.findall(r"\d+", release)[:2]
     return int(major), int(minor)
 
 
 def proc_fields(path: str) -> dict[str, str]:
     """The `name: value` lines of a file in /proc; empty where it can't be read."""
-    try:
-        with open(path) as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
+    lines = (read_proc(path) or "").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
@@ -50,6 +66,8 @@ def has_capability(capability: Capability) -> bool | None:
 
 def in_initial_user_namespace() -> bool | None:
     """Whether user ids are the machine's own; inside a user namespace capabilities do not reach bpf(2)."""
+    if door.simulated is not None:
+        return True
     try:
         # The kernel gives the first one this number on every machine (PROC_USER_INIT_INO).
         return os.stat("/proc/self/ns/user").st_ino == 0xEFFFFFFD

@@ -342,6 +342,11 @@ def obj_get_info_by_fd(fd: int) -> MapInfo:
     result = _call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr)
     if result < 0:
         raise bpf_error(Cmd.BPF_OBJ_GET_INFO_BY_FD, -result, subject=f"descriptor {fd}")
+    return map_info(info)
+
+
+def map_info(info: "CData") -> MapInfo:
+    """A struct bpf_map_info that the kernel has filled in, as a MapInfo."""
     return MapInfo(
         MapType(info.type),
         info.id,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from rawbpf import bpffs
 from rawbpf.abi import BPF_EXIST, Cmd
-from rawbpf.door import lib, set_hook
+from rawbpf.door import ask_kernel, set_hook
 from rawbpf.errors import BpfError, Empty, Full, NotPermitted, errno_name
 from rawbpf.maps import Queue, Stack
 
@@ -42,7 +42,7 @@ def _narrated() -> Iterator[None]:
     calls = _passed
 
     def hook(cmd: int, attr: object, size: int) -> int:
-        result: int = lib.bpf_syscall(cmd, attr, size)  # type: ignore[arg-type]
+        result: int = ask_kernel(cmd, attr, size)  # type: ignore[arg-type]
         answer = str(result) if result >= 0 else f"-1 {errno_name(-result)}"
         calls.append(f"{Cmd(cmd).name} = {answer}")
         return result

@@ -21,7 +21,7 @@ from rawbpf import BPF_ANY, BPF_EXIST, Empty, Full, MapFlag, NotPermitted, Queue
 from rawbpf.abi import Cmd
 from rawbpf.privileges import Capability, has_capability, kernel_version
 
-pytestmark = pytest.mark.creates
+pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
 SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
 
@@ -389,10 +389,10 @@ def test_ebusy_inside_the_kernel_is_tried_again(kind):
                 runs.append(cmd)
                 if len(runs) == 1:
                     header[bulk.LIMIT] = 30
-                    result = door.lib.bpf_syscall(cmd, attr, size)
+                    result = door.ask_kernel(cmd, attr, size)
                     header[bulk.WHY] = -errno.EBUSY & 0xFFFFFFFF
                     return result
-            return door.lib.bpf_syscall(cmd, attr, size)
+            return door.ask_kernel(cmd, attr, size)
 
         previous = door.set_hook(hook)
         try:
@@ -410,7 +410,7 @@ def test_a_run_that_fails_falls_back(kind):
         m.push_many(values[:50])
         m.pop_many(50)
         fail = lambda cmd, attr, size: (  # noqa: E731
-            -errno.ENOMEM if cmd == Cmd.BPF_PROG_TEST_RUN else door.lib.bpf_syscall(cmd, attr, size)
+            -errno.ENOMEM if cmd == Cmd.BPF_PROG_TEST_RUN else door.ask_kernel(cmd, attr, size)
         )
         previous = door.set_hook(fail)
         try:

@@ -25,6 +25,7 @@ NEEDED = "CAP_BPF" if kernel_version() >= (5, 8) else "CAP_SYS_ADMIN"
         ("7.0+", (7, 0)),
     ],
 )
+@pytest.mark.real_kernel(reason="privileges")
 def test_kernel_version(monkeypatch, release, version):
     """The first two numbers of the release, whatever a distribution appends."""
     system = os.uname()
@@ -126,6 +127,7 @@ def run(code: str, **options) -> list[str]:
 
 
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
 def test_creation_without_the_capability():
     """Without CAP_BPF (before 5.8: CAP_SYS_ADMIN) creation is EPERM, and the hint names the capability."""
     [line] = run(AS_NOBODY + "answer(lambda: rawbpf.Queue(4, 4))")
@@ -133,6 +135,7 @@ def test_creation_without_the_capability():
 
 
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
 def test_ids_without_the_capability():
     """The ids of maps need CAP_SYS_ADMIN, and the hint says so."""
     [line] = run(AS_NOBODY + "answer(lambda: list(rawbpf.maps()))")
@@ -140,6 +143,7 @@ def test_ids_without_the_capability():
 
 
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
 def test_what_the_kernel_checks_first():
     """Until 6.5 an unprivileged caller of MAP_CREATE hears EPERM whatever the parameters; since then of those first."""
     calls = """
@@ -156,6 +160,7 @@ answer(create(max_entries=4, key_size=4))
 
 
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
 def test_a_descriptor_in_unprivileged_hands(kind):
     """Whoever has a map's descriptor may push, peek, pop and ask for info; up to 5.18 only while
     kernel.unprivileged_bpf_disabled is 0."""
@@ -178,6 +183,7 @@ answer(lambda: rawbpf.bpf(21, rawbpf.bpf_attr(map_fd=fd, value=rawbpf.pointer(by
 
 
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
 def test_a_user_namespace_is_not_privilege():
     """Every capability inside a user namespace is none for bpf(2): EPERM, and the hint names the namespace."""
     [line] = run(IN_A_USER_NAMESPACE)
