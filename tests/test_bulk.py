@@ -534,6 +534,19 @@ def test_a_codec_that_raises_loses_nothing(kind):
         assert m.pop(default=None) is None
 
 
+def test_what_is_given_back_twice_keeps_its_order(kind):
+    """A pop that fails within a drain, which is then left: what the drain had taken comes before what the pop took."""
+    with kind(Fragile(), 100) as m:
+        m.push_many(order(m, [0, 1, 2, 33, 4]))
+        for value in m.drain(3):
+            assert value == 0
+            with pytest.raises(OverflowError):
+                m.pop()
+            break
+        assert [int.from_bytes(raw, "little") for raw in m.take_held()] == [1, 2, 33]
+        assert m.pop() == 4
+
+
 # Together: a model, threads and processes, signals
 
 
