@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from rawbpf import tour
@@ -318,7 +319,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _completion(options: argparse.Namespace) -> int:
     try:
-        import shtab
+        shtab = import_module("shtab")
     except ImportError:
         raise UsageError("shell completion needs the package shtab: pip install 'rawbpf[completion]'") from None
     print(shtab.complete(_parser(), options.shell))

@@ -2,7 +2,7 @@
 
 The kernel offers nothing to wait for: poll(2) on a map reports an error at once, empty or not. So waiting is asking
 again, with pauses that grow with the time nothing came: an eighth of it, up to `poll`. Who waits 8 ms for an element
-gets it within 1 ms; who waits all night costs 50 calls a second.
+gets it within 1 ms; who waits all night costs 20 calls a second.
 """
 
 import time
@@ -11,6 +11,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# The longest pause unless told otherwise, in seconds.
+POLL = 0.05
+
 _SHORTEST = 0.00005
 _SHARE = 8
 
@@ -18,7 +21,7 @@ _SHARE = 8
 class BackOff:
     """How long to pause before asking again, in seconds; `longest` is the most."""
 
-    def __init__(self, longest: float) -> None:
+    def __init__(self, longest: float = POLL) -> None:
         if not longest > 0:
             raise ValueError("poll must be more than 0 seconds")
         self._longest = longest

@@ -89,10 +89,11 @@ class Inspector:
     def snapshot(self) -> list[bytes]:
         """The raw elements in pop order."""
         slots, size = self._info.max_entries + 1, self._info.value_size
-        for _ in range(_TRIES):
-            before, ring, after = self._copied(slots * size)
+        before, ring, after = self._copied(slots * size)
+        for _ in range(_TRIES - 1):
             if before == after:
                 break
+            before, ring, after = self._copied(slots * size)
         head, tail = before
         filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
         elements = [ring[slot * size : (slot + 1) * size] for slot in filled]

@@ -14,7 +14,7 @@ from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapTyp
 from rawbpf.bulk import Status
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
-from rawbpf.follow import Follow
+from rawbpf.follow import POLL, Follow
 from rawbpf.introspect import Inspector
 from rawbpf.many import GIL, Held, Many
 from rawbpf.privileges import access_of, is_frozen
@@ -350,11 +350,11 @@ class Map(Generic[T]):
         """
         return self._many.drain(self.max_entries if limit is None else _count("limit", limit), self)
 
-    def follow(self, poll: float = 0.02) -> "Follow[T]":
+    def follow(self, poll: float = POLL) -> "Follow[T]":
         """Elements as they arrive, for ever: for `for` and for `async for`.
 
         Nothing wakes a waiter, so this asks again and again: within an eighth of the time that nothing came, at most
-        every `poll` seconds (0.02: below 1 % of a CPU). Elements are taken many at once. What was taken when the loop
+        every `poll` seconds (0.05: below 1 % of a CPU). Elements are taken many at once. What was taken when the loop
         is left comes first in the next call, here or in pop(). In `async for`, cancelling loses nothing.
 
         Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.

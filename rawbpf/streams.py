@@ -74,7 +74,7 @@ def drain(m: Map[bytes], line: Callable[[bytes], bytes], out: int, *, limit: int
 
     Raises OSError if writing fails otherwise, and NotReturned.
     """
-    back_off, progress, count = BackOff(0.02), Progress(), 0
+    back_off, progress, count = BackOff(), Progress(), 0
     with Stop() as stop:
         while not stop.asked and not _is_broken(out) and (limit is None or count < limit):
             values = m.pop_many(CHUNK if limit is None else min(CHUNK, limit - count))
@@ -217,7 +217,7 @@ class Feed:
 
     def push(self, data: bytes) -> None:
         """Pushes whole values; waits for room, or ends as full."""
-        back_off = BackOff(0.02)
+        back_off = BackOff()
         while data:
             pushed = self._map.push_many(data, self._flags)
             self.pushed += pushed

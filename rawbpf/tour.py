@@ -17,7 +17,7 @@ from rawbpf.maps import Queue, Stack
 
 
 def main() -> int:
-    """Runs the tour on stdout. Returns 0, or 1 if the kernel refuses: stderr then says what is missing."""
+    """Runs the tour on stdout. Returns 0; 4 if it is not permitted, 1 if this kernel can't, and stderr says why."""
     try:
         with _narrated():
             _queue()
@@ -25,7 +25,7 @@ def main() -> int:
             _sharing()
     except NotPermitted as error:
         print(f"rawbpf: {error}", file=sys.stderr)
-        return 1
+        return 4
     except BpfError as error:
         print(f"rawbpf: this kernel can't run the tour: {error}", file=sys.stderr)
         return 1
