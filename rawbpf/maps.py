@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsInde
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
+from rawbpf.descriptor import Descriptor
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import POLL, Follow
@@ -23,7 +24,6 @@ from rawbpf.values import Codec, RawBytes, ValueSpec, codec_for
 if TYPE_CHECKING:
     import ctypes
     import struct
-    from types import TracebackType
 
     from typing_extensions import Buffer, Self, Unpack
     from typing_extensions import TypeVar as DefaultTypeVar
@@ -76,7 +76,7 @@ _RAISE = _Raise()
 _all_maps: "weakref.WeakSet[Map[Any]]" = weakref.WeakSet()
 
 
-class Map(Generic[T]):
+class Map(Descriptor, Generic[T]):
     """What Queue and Stack share; make one of those.
 
     An open map holds one descriptor. Close it, or use `with`: a map that is collected while open is a
@@ -86,7 +86,6 @@ class Map(Generic[T]):
 
     map_type: ClassVar[MapType]
 
-    _fd = -1
     _inspector: "Inspector | None" = None
     _info: MapInfo
     _codec: Codec[T]
@@ -464,9 +463,7 @@ class Map(Generic[T]):
 
     def fileno(self) -> int:
         """The descriptor. There is no readiness to wait for: poll() reports POLLERR at once, empty or not."""
-        if self._fd < 0:
-            raise ValueError(f"{self!r}")
-        return self._fd
+        return super().fileno()
 
     def detach(self) -> int:
         """Gives the descriptor away: the caller closes it, this object counts as closed."""
@@ -495,28 +492,6 @@ class Map(Generic[T]):
         if self._inspector is not None:
             self._inspector.close()
         return self._many.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether the descriptor was closed or given away."""
-        return self._fd < 0
-
-    def __enter__(self) -> "Self":
-        self.fileno()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: "type[BaseException] | None",
-        exception: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
 
     def __repr__(self) -> str:
         kind = type(self).__name__

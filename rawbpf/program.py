@@ -5,20 +5,18 @@ Sources: bpf(2), kernel/bpf/syscall.c (bpf_prog_load), net/bpf/test_run.c, Docum
 
 import errno
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rawbpf import memlock, syscall
 from rawbpf.abi import Cmd, ProgType
 from rawbpf.asm import Item, assemble
+from rawbpf.descriptor import Descriptor
 from rawbpf.door import ffi, lib
 from rawbpf.errors import BpfError, bpf_error
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer
 
     from rawbpf._native import CData
 
@@ -61,7 +59,7 @@ class FuncInfo(NamedTuple):
     type_id: int
 
 
-class Program:
+class Program(Descriptor):
     """A loaded BPF program. Holds one descriptor; close it or use `with`.
 
     >>> from rawbpf.asm import R0, exit_, mov
@@ -69,8 +67,6 @@ class Program:
     ...     program.run(bytes(ETH_HLEN)).retval
     7
     """
-
-    _fd = -1
 
     def __init__(
         self,
@@ -162,40 +158,6 @@ class Program:
     def pin(self, path: syscall.StrPath) -> None:
         """Gives the program a path in a bpffs (BPF_OBJ_PIN), where it lives until os.unlink(path)."""
         syscall.obj_pin(self.fileno(), path)
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        if self._fd < 0:
-            raise ValueError(f"{self!r}")
-        return self._fd
-
-    def close(self) -> None:
-        """Closes the descriptor; the kernel frees the program with its last one, pin and link. May be repeated."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._fd < 0
-
-    def __enter__(self) -> "Self":
-        self.fileno()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: "type[BaseException] | None",
-        exception: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
 
     def __repr__(self) -> str:
         state = f"fd={self._fd}" if self._fd >= 0 else "closed"

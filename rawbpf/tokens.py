@@ -8,27 +8,23 @@ Source: kernel/bpf/token.c.
 """
 
 import os
-import warnings
 from typing import TYPE_CHECKING
 
 from rawbpf import syscall
 from rawbpf.abi import Cmd, MapType, ProgType
+from rawbpf.descriptor import Descriptor
 from rawbpf.privileges import token_masks
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 
-class Token:
+class Token(Descriptor):
     """A BPF token. Holds one descriptor; close it or use `with`. A map that was made with it does not need it any more.
 
     with Token.open("/sys/fs/bpf") as token:
         q = Queue(8, 128, token=token)
     """
-
-    _fd = -1
 
     def __init__(self, fd: int) -> None:
         """Takes over a token's descriptor."""
@@ -76,40 +72,6 @@ class Token:
         if masks is None:
             raise RuntimeError("/proc does not tell what the token delegates")
         return masks[name]
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        if self._fd < 0:
-            raise ValueError(f"{self!r}")
-        return self._fd
-
-    def close(self) -> None:
-        """Closes the descriptor. May be repeated."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._fd < 0
-
-    def __enter__(self) -> "Self":
-        self.fileno()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: "type[BaseException] | None",
-        exception: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
 
     def __repr__(self) -> str:
         return f"<Token fd={self._fd}>" if self._fd >= 0 else "<Token closed>"

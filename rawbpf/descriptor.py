@@ -1,0 +1,50 @@
+"""The life of an object that owns a descriptor: maps, programs and tokens have it in common."""
+
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+
+class Descriptor:
+    """Owns one descriptor. Close it or use `with`: collected while open it is a ResourceWarning."""
+
+    _fd = -1
+
+    def fileno(self) -> int:
+        """The descriptor. ValueError after close()."""
+        if self._fd < 0:
+            raise ValueError(f"{self!r}")
+        return self._fd
+
+    def close(self) -> None:
+        """Closes the descriptor; the kernel frees the object with the last that refers to it. May be repeated."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the descriptor was closed or given away."""
+        return self._fd < 0
+
+    def __enter__(self) -> "Self":
+        self.fileno()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: "type[BaseException] | None",
+        exception: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
