@@ -66,6 +66,9 @@ _TAKEN, _PUSHED, _LIMIT, _WHY, _FLAGS = 0, 4, 8, 12, 16
 # Values larger than this cost more to copy than a system call costs: they go one by one.
 VALUE_SIZE_MAX = 1 << 14
 
+# A plain int, for the call that is made most.
+_TEST_RUN = int(Cmd.BPF_PROG_TEST_RUN)
+
 # A bounded loop is walked by the verifier one iteration at a time.
 _BOUNDED_MAX = 1024
 
@@ -191,8 +194,9 @@ class InKernel:
     def __init__(self, way: _Way, value_size: int, max_entries: int) -> None:
         self.way = way
         self.capacity = min(_capacity(value_size, max_entries), way.largest)
-        self._programs: dict[Helper, Program] = {}
-        self._runs: dict[Helper, CData] = {}
+        self._programs: list[Program] = []
+        # A socket filter's. The attr of each run points to it.
+        self._packet = bytearray(ETH_HLEN)
         # One element more than is used: the verifier sees the pointer behind the last one.
         size = DATA + (self.capacity + 1) * value_size
         attr = syscall.bpf_attr(
@@ -212,9 +216,8 @@ class InKernel:
 
     def load(self, map_fd: int, value_size: int) -> None:
         """Loads both programs. BpfError if the kernel refuses one."""
-        for helper, done in ((Helper.BPF_FUNC_map_pop_elem, _TAKEN), (Helper.BPF_FUNC_map_push_elem, _PUSHED)):
-            self._programs[helper] = program = self._loaded(helper, done, map_fd, value_size)
-            self._runs[helper] = self._run_attr(program)
+        self._pop_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_pop_elem, _TAKEN, map_fd, value_size))
+        self._push_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_push_elem, _PUSHED, map_fd, value_size))
         # The programs and the mapping keep the scratch alive.
         os.close(self._fd)
         self._fd = -1
@@ -224,7 +227,7 @@ class InKernel:
         code, functions, blob = way.program(helper, done, map_fd, self._fd, value_size, self.capacity)
         btf_fd = syscall.btf_load(blob) if blob else 0
         try:
-            return Program(
+            program = Program(
                 way.prog_type,
                 code,
                 name="rawbpf_" + ("pop" if done == _TAKEN else "push"),
@@ -235,12 +238,13 @@ class InKernel:
         finally:
             if blob:
                 os.close(btf_fd)
+        self._programs.append(program)
+        return program
 
     def _run_attr(self, program: Program) -> "CData":
         """The attr of a run, which is the same each time."""
         attr = syscall.bpf_attr(test={"prog_fd": program.fileno()})
         if self.way.prog_type == ProgType.BPF_PROG_TYPE_SOCKET_FILTER:
-            self._packet = bytearray(ETH_HLEN)
             attr.test.data_in, attr.test.data_size_in = syscall.pointer(self._packet), ETH_HLEN
             attr.test.repeat = 1
         return attr
@@ -250,18 +254,18 @@ class InKernel:
 
         Returns 0, or the negative errno of a run that did not take place.
         """
-        return self._run(Helper.BPF_FUNC_map_pop_elem, limit)
+        return self._run(self._pop_attr, limit)
 
     def push(self, limit: int, flags: int) -> int:
         """Pushes `limit` elements of `data`; header[PUSHED] says how many, header[WHY] why not more."""
         self.header[PUSHED] = 0
         struct.pack_into("=Q", self._view, _FLAGS, flags)
-        return self._run(Helper.BPF_FUNC_map_push_elem, limit)
+        return self._run(self._push_attr, limit)
 
-    def _run(self, helper: Helper, limit: int) -> int:
+    def _run(self, attr: "CData", limit: int) -> int:
         self.header[LIMIT] = limit
         self.header[WHY] = 0
-        return lib.bpf(Cmd.BPF_PROG_TEST_RUN, self._runs[helper], TEST_RUN_SIZE)
+        return lib.bpf(_TEST_RUN, attr, TEST_RUN_SIZE)
 
     @property
     def why(self) -> int:
@@ -270,7 +274,7 @@ class InKernel:
 
     def close(self) -> None:
         """Gives back the programs and the scratch."""
-        for program in self._programs.values():
+        for program in self._programs:
             program.close()
         for view in (self.header, self.data, self._view):
             view.release()

@@ -38,7 +38,7 @@ _pop = lib.map_lookup_and_delete_elem
 GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # Fewer elements than this are moved one by one: a run costs about as much as so many calls.
-BREAK_EVEN = 16
+BREAK_EVEN = 12
 
 # Elements that drain() takes at once.
 DRAIN_CHUNK = 1024
@@ -75,19 +75,23 @@ class Many:
 
     def pop_many(self, limit: int) -> list[Any]:
         if limit < BREAK_EVEN and not self.held:
-            return self._pop_few(limit)
+            return self._take_few(limit, self._decoded_few)
         return self._take(limit, self._decoded)
 
-    def _pop_few(self, limit: int) -> list[Any]:
+    def _take_few(self, limit: int, use: "Callable[[list[bytes]], R]") -> "R":
+        """As _take(), but singly, which needs no lock."""
         raws: Held = []
         try:
             self._singly(limit, raws)
-            return raws if self._raw else list(map(self._codec.decode, raws))
+            return use(raws)
         except BaseException:
             self.held += ((raws, 0),)
             raise
 
-    def _decoded(self, chunks: "list[Buffer]") -> list[Any]:
+    def _decoded_few(self, raws: list[bytes]) -> list[Any]:
+        return raws if self._raw else list(map(self._codec.decode, raws))
+
+    def _decoded(self, chunks: "list[bytes | memoryview]") -> list[Any]:
         return decode_many(self._codec, chunks)
 
     def pop_into(self, buffer: "Buffer") -> int:
@@ -97,6 +101,14 @@ class Many:
         limit = len(view) // self._size
         if limit == 0:
             raise ValueError(f"the buffer has {len(view)} bytes, less than one value of {self._size}")
+
+        def copy_few(raws: list[bytes]) -> int:
+            data = b"".join(raws)
+            view[: len(data)] = data
+            return len(raws)
+
+        if limit < BREAK_EVEN and not self.held:
+            return self._take_few(limit, copy_few)
 
         def copy(chunks: "list[Buffer]") -> int:
             position = 0

@@ -7,6 +7,7 @@ bytes, encode() makes exactly that many bytes of a Python value, decode() the va
 import struct
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -48,8 +49,14 @@ class RawBytes:
     def decode(self, data: bytes) -> bytes:
         return data
 
-    def decode_all(self, data: "Buffer") -> list[bytes]:
-        return self._scalars.unpack(data)
+    def encode_all(self, values: list[Any]) -> bytes:
+        # What is bytes of the right length already needs no encode().
+        if set(map(type, values)) <= {bytes} and set(map(len, values)) <= {self.size}:
+            return b"".join(values)
+        return b"".join(map(self.encode, values))
+
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        self._scalars.unpack(data, values)
 
     @cached_property
     def _scalars(self) -> "_Scalars":
@@ -97,8 +104,22 @@ class StructFormat:
         values = self._struct.unpack(data)
         return values[0] if self._scalar else values
 
-    def decode_all(self, data: "Buffer") -> list[Any]:
-        return self._scalars.unpack(data) if self._scalar else list(self._struct.iter_unpack(data))
+    def encode_all(self, values: list[Any]) -> bytes:
+        try:
+            if self._scalar:
+                return b"".join(map(self._struct.pack, values))
+            if set(map(type, values)) <= {tuple, list}:
+                return b"".join(starmap(self._struct.pack, values))
+        except struct.error:
+            pass
+        # One of them is something else, or does not fit: encode() says which.
+        return b"".join(map(self.encode, values))
+
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        if self._scalar:
+            self._scalars.unpack(data, values)
+        else:
+            values += self._struct.iter_unpack(data)
 
     @cached_property
     def _scalars(self) -> "_Scalars":
@@ -118,15 +139,14 @@ class _Scalars:
         # Native alignment can put padding between two of a format: then each is unpacked alone.
         self._block = block if block.size == 256 * one.size else one
 
-    def unpack(self, data: "Buffer") -> list[Any]:
+    def unpack(self, data: "Buffer", values: list[Any]) -> None:
+        """Appends them to `values`."""
         view = memoryview(data)
         whole = view.nbytes - view.nbytes % self._block.size
-        values: list[Any] = []
         for some in self._block.iter_unpack(view[:whole]):
             values += some
         for some in self._one.iter_unpack(view[whole:]):
             values += some
-        return values
 
 
 class CtypesType:
@@ -157,8 +177,8 @@ class CtypesType:
         instance = self._ctype.from_buffer_copy(data)
         return instance.value if self._simple else instance
 
-    def decode_all(self, data: "Buffer") -> list[Any]:
-        return list((self._ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data))
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        values += (self._ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data)
 
     def __repr__(self) -> str:
         return f"ctypes {self._ctype.__name__}"
@@ -203,13 +223,15 @@ def codec_for(spec: ValueSpec) -> Codec[Any]:
 # Many values at once
 
 
-def decode_many(codec: Codec[Any], chunks: "list[Buffer]") -> list[Any]:
-    """The values in chunks of raw elements. A codec that has a faster way than one by one has decode_all()."""
+def decode_many(codec: Codec[Any], chunks: "list[bytes | memoryview]") -> list[Any]:
+    """The values in chunks of raw elements. A codec that has a faster way than one by one has decode_all(data, values),
+    which appends the values to a list: copying a list of them costs as much as a quarter of the decoding."""
     decode_all = getattr(codec, "decode_all", None)
     values: list[Any] = []
     for chunk in chunks:
-        if decode_all is not None:
-            values += decode_all(chunk)
+        # A single value, as the first one is, costs less by itself.
+        if decode_all is not None and len(chunk) > codec.size:
+            decode_all(chunk, values)
         else:
             data = bytes(chunk)
             values += [codec.decode(data[at : at + codec.size]) for at in range(0, len(data), codec.size)]
@@ -217,7 +239,8 @@ def decode_many(codec: Codec[Any], chunks: "list[Buffer]") -> list[Any]:
 
 
 def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> memoryview:
-    """The raw bytes of many values: of an iterable each encoded, of a contiguous buffer as they are.
+    """The raw bytes of many values: of an iterable each encoded, of a contiguous buffer as they are. A codec that has a
+    faster way than one by one has encode_all().
 
     Raises ValueError for a buffer that is not a whole number of values, and what encode() raises.
     """
@@ -226,6 +249,9 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> memoryvi
     except TypeError:
         if isinstance(values, str):
             raise TypeError("values are an iterable of values, or a buffer, not a str") from None
+        encode_all = getattr(codec, "encode_all", None)
+        if encode_all is not None:
+            return memoryview(encode_all(list(cast("Iterable[Any]", values))))
         return memoryview(b"".join([codec.encode(value) for value in cast("Iterable[Any]", values)]))
     if view.itemsize not in (1, codec.size):
         raise ValueError(f"the buffer's items have {view.itemsize} bytes, and value_size is {codec.size}")

@@ -632,7 +632,10 @@ class Model(RuleBasedStateMachine):
 
 TestModel = Model.TestCase
 TestModel.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=round(30 * min(SECONDS, 2)),
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -689,13 +692,16 @@ def test_signals_lose_no_element(kind, how, in_kernel, monkeypatch):
     """A signal handler that raises every millisecond, anywhere: each element is handed over exactly once, in order."""
     if not in_kernel:
         monkeypatch.setattr(bulk, "_WAYS", ())
-    count = 60_000
+    count = round(30_000 * min(SECONDS, 2))
     seen: list[bytes] = []
     interruptions = 0
     armed = False
 
     def interrupt(signum, frame):
+        # Only where it is caught, and not twice in a row before something was taken: a slow machine must get on.
+        nonlocal armed
         if armed:
+            armed = False
             raise Interrupted
 
     # Handlers run after calls and at jumps backward: what was handed over is in `seen` before the next.
@@ -723,13 +729,13 @@ def test_signals_lose_no_element(kind, how, in_kernel, monkeypatch):
         done = False
         while not done:
             try:
-                armed = True
-                while take_some():
-                    pass
+                armed = interruptions % 2 == 0
+                # CPython 3.13 leaves the jump back of a `while` out of the try that is around it, of a `for` not.
+                for _ in iter(take_some, False):
+                    armed = True
                 armed = False
                 done = True
             except Interrupted:
-                armed = False
                 interruptions += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)

@@ -179,6 +179,11 @@ class TestPins:
 # Ids and names
 
 
+def named(word: str) -> str:
+    """A name that no other run of these tests gives to its maps at this moment."""
+    return f"{word}_{os.getpid()}"
+
+
 @pytest.mark.admin
 class TestIds:
     def test_from_id(self, kind):
@@ -206,34 +211,34 @@ class TestIds:
 
     def test_from_name(self, kind):
         """A name that is unique leads to its map."""
-        with kind(4, 3, name="only_one_of_it") as m, kind.from_name("only_one_of_it") as again:
+        with kind(4, 3, name=named("one")) as m, kind.from_name(named("one")) as again:
             assert again.id == m.id
 
     def test_from_name_errors(self, kind):
         """No map of the name: NotFound. Several: ValueError with their ids. The other type: TypeError."""
         with pytest.raises(NotFound, match="is named 'nobodys_name'"):
             kind.from_name("nobodys_name")
-        with kind(4, 3, name="twins") as one, kind(4, 3, name="twins") as two:
-            with pytest.raises(ValueError, match=rf"2 maps are named 'twins' \(ids {one.id}, {two.id}\)"):
-                kind.from_name("twins")
-            with pytest.raises(TypeError, match=f"'twins' is no {other(kind).__name__}"):
-                other(kind).from_name("twins")
+        with kind(4, 3, name=named("twins")) as one, kind(4, 3, name=named("twins")) as two:
+            with pytest.raises(ValueError, match=rf"2 maps are named '{named('twins')}' \(ids {one.id}, {two.id}\)"):
+                kind.from_name(named("twins"))
+            with pytest.raises(TypeError, match=f"'{named('twins')}' is no {other(kind).__name__}"):
+                other(kind).from_name(named("twins"))
         for wrong in ("", "sixteen_letters_"):
             with pytest.raises(ValueError, match="1 to 15 characters"):
                 kind.from_name(wrong)
 
     def test_from_name_prefers_its_own_type(self):
         """A queue and a stack of one name do not confuse each other, but open_map() can't choose."""
-        with Queue(4, 3, name="pair") as q, Stack(4, 3, name="pair") as s:
-            with Queue.from_name("pair") as a, Stack.from_name("pair") as b:
+        with Queue(4, 3, name=named("pair")) as q, Stack(4, 3, name=named("pair")) as s:
+            with Queue.from_name(named("pair")) as a, Stack.from_name(named("pair")) as b:
                 assert (a.id, b.id) == (q.id, s.id)
-            with pytest.raises(ValueError, match="2 maps are named 'pair'"):
-                open_map("name:pair")
+            with pytest.raises(ValueError, match="2 maps are named"):
+                open_map(f"name:{named('pair')}")
 
     def test_open_map(self, kind):
         """id:N and name:S lead to the map as what it is."""
-        with kind(4, 3, name="open_map_test") as m:
-            for spec in (f"id:{m.id}", "name:open_map_test"):
+        with kind(4, 3, name=named("open")) as m:
+            for spec in (f"id:{m.id}", f"name:{named('open')}"):
                 with open_map(spec) as again:
                     assert type(again) is kind
                     assert again.id == m.id

@@ -1,20 +1,35 @@
-"""`python -m tests.benchmarks [single ...] [--rounds N]`: prints tables of medians and ratios."""
+"""`python -m tests.benchmarks [single ...] [--rounds N | --quick] [--plot FILE]`: prints medians and ratios."""
 
 import argparse
+from pathlib import Path
 
-from tests.benchmarks import measure, single
+from tests.benchmarks import breakeven, bulk, measure, plot, processes, single, threads
 
-BENCHMARKS = {"single": single.run}
+BENCHMARKS = {
+    "single": single.run,
+    "bulk": bulk.run,
+    "breakeven": breakeven.run,
+    "threads": threads.run,
+    "processes": processes.run,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("which", nargs="*", choices=[*BENCHMARKS, []], help="all, unless named")
     parser.add_argument("--rounds", type=int, default=21, help="interleaved rounds (default 21)")
+    parser.add_argument("--quick", action="store_const", dest="rounds", const=2, help="2 rounds: do they run at all?")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of bulk and processes; needs rawbpf[bench]")
     options = parser.parse_args()
     print(measure.machine(), end="\n\n")
+    panels = {}
     for name in options.which or BENCHMARKS:
-        print(BENCHMARKS[name](options.rounds), end="\n\n")
+        report = BENCHMARKS[name](options.rounds)
+        print(report.text, end="\n\n", flush=True)
+        if report.curves:
+            panels[name] = report.curves
+    if options.plot:
+        plot.draw(options.plot, panels)
 
 
 main()

@@ -2,51 +2,80 @@
 
 The machine is noisy and changes its speed: in every round each contender runs once, so that all of them see the same
 weather, and what counts is the ratio of medians from one run.
+
+No call on these maps ever waits. So a contender that is alone is timed by the processor time of its thread, which on an
+idle machine is the time on the clock and on a busy one leaves out what others had in between.
 """
 
 import ctypes
+import ctypes.util
 import os
 import platform
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 HERE = Path(__file__).parent
 
 # A contender does its work once and returns nanoseconds per element.
 Contender = Callable[[], float]
 
+wall_clock = time.perf_counter_ns
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Report(NamedTuple):
+    """What a benchmark found: tables in Markdown and, for the plot, ns per element of each contender and batch size."""
+
+    text: str
+    curves: dict[str, dict[int, float]] | None = None
+
 
 def compiled(source: str, *options: str) -> ctypes.CDLL:
     """A C file of this folder as a shared library."""
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "library.so")
-        command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(HERE / source), *options]
+        path = Path(folder, "library.so")
+        command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(path), str(HERE / source), *options]
         subprocess.run(command, check=True)
-        return ctypes.CDLL(str(library))
+        return ctypes.CDLL(str(path))
 
 
+@cache
 def floor() -> ctypes.CDLL:
     """The C loops of floor.c."""
-    library = compiled("floor.c")
-    for name in ("push", "pop"):
-        getattr(library, name).restype = ctypes.c_double
-    return library
+    return compiled("floor.c")
 
 
-def timed(work: Callable[[], object], elements: int) -> float:
-    """Nanoseconds per element of one run."""
-    start = time.perf_counter_ns()
+@cache
+def libbpf_loops() -> ctypes.CDLL | None:
+    """The C loops of libbpf.c, if libbpf is installed."""
+    name = ctypes.util.find_library("bpf")
+    return compiled("libbpf.c", f"-l:{name}") if name else None
+
+
+@cache
+def libbpf() -> ctypes.CDLL | None:
+    """libbpf itself, if it is installed."""
+    name = ctypes.util.find_library("bpf")
+    return ctypes.CDLL(name, use_errno=True) if name else None
+
+
+def timed(work: Callable[[], object], elements: int, clock: Callable[[], int] = time.thread_time_ns) -> float:
+    """Nanoseconds per element of one run. Several threads or processes at once are timed by wall_clock."""
+    start = clock()
     work()
-    return (time.perf_counter_ns() - start) / elements
+    return (clock() - start) / elements
 
 
-def medians(contenders: dict[str, Contender], rounds: int) -> dict[str, float]:
+def medians(contenders: dict[Name, Contender], rounds: int) -> dict[Name, float]:
     """The median of each contender over interleaved rounds, one warm-up round apart."""
-    results: dict[str, list[float]] = {name: [] for name in contenders}
+    results: dict[Name, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
             nanoseconds = contender()

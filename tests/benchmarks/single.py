@@ -1,17 +1,16 @@
 """One element per call, 8-byte values: rawbpf against a C loop, the bare cffi call, and ctypes over libbpf."""
 
 import ctypes
-import ctypes.util
 from collections.abc import Callable
 
 from rawbpf import Queue, syscall
 from rawbpf.door import lib
-from tests.benchmarks.measure import Contender, floor, medians, table, timed
+from tests.benchmarks.measure import Contender, Report, floor, libbpf, medians, table, timed
 
 CALLS = 10_000
 VALUE = b"12345678"
 
-# What DESIGN asks for, as multiples of the C loop.
+# The goals, as multiples of the C loop.
 BUDGETS = {"push": 1.8, "pop": 2.2}
 
 
@@ -21,24 +20,23 @@ def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
     element, _ = syscall.new_element(fd, 8)
     found: dict[str, dict[str, Contender]] = {
         "push": {
-            "C loop": lambda: c.push(fd, VALUE, CALLS),
+            "C loop": _timed(c.push, fd, VALUE, CALLS),
             "cffi call alone": _timed(_bare_push, lib.map_update_elem, fd),
             "rawbpf": _timed(_push, q.push),
         },
         "pop": {
-            "C loop": lambda: c.pop(fd, buffer, CALLS),
+            "C loop": _timed(c.pop, fd, buffer, CALLS),
             "cffi call alone": _timed(_bare_pop, lib.map_lookup_and_delete_elem, element),
             "rawbpf": _timed(_pop, q.pop),
         },
     }
-    if name := ctypes.util.find_library("bpf"):
-        libbpf = ctypes.CDLL(name, use_errno=True)
-        found["push"]["ctypes over libbpf"] = _timed(_libbpf_push, libbpf.bpf_map_update_elem, fd)
-        found["pop"]["ctypes over libbpf"] = _timed(_libbpf_pop, libbpf.bpf_map_lookup_and_delete_elem, fd)
+    if library := libbpf():
+        found["push"]["ctypes over libbpf"] = _timed(_libbpf_push, library.bpf_map_update_elem, fd)
+        found["pop"]["ctypes over libbpf"] = _timed(_libbpf_pop, library.bpf_map_lookup_and_delete_elem, fd)
     return found
 
 
-def _timed(work: Callable[..., None], *arguments: object) -> Contender:
+def _timed(work: Callable[..., object], *arguments: object) -> Contender:
     return lambda: timed(lambda: work(*arguments), CALLS)
 
 
@@ -77,7 +75,7 @@ def _libbpf_pop(lookup_and_delete, fd):
         _ = buffer.raw
 
 
-def run(rounds: int) -> str:
+def run(rounds: int) -> Report:
     """The table of one run."""
     with Queue(8, CALLS) as q:
         both = contenders(q)
@@ -88,13 +86,13 @@ def run(rounds: int) -> str:
             for verb, name in zip(("push", "pop"), pair, strict=True)
             for contender in [both[verb][name]]
         }
-        results = medians(sequence, rounds)  # type: ignore[arg-type]
+        results = medians(sequence, rounds)
     rows = [["8-byte values, one per call", "push", "pop"]]
     for name in both["push"]:
         cells = []
         for verb in ("push", "pop"):
-            nanoseconds, c = results[verb, name], results[verb, "C loop"]  # type: ignore[index]
+            nanoseconds, c = results[verb, name], results[verb, "C loop"]
             cells.append(f"{nanoseconds:.0f} ns, {nanoseconds / c:.2f} x C")
         rows.append([name, *cells])
     rows.append(["budget for rawbpf", *(f"{BUDGETS[verb]} x C" for verb in ("push", "pop"))])
-    return table(rows)
+    return Report(table(rows))

@@ -40,7 +40,7 @@ BANNER = "=== as "
 # own setpriv, which can't change the user.)
 INIT = """\
 #!/bin/sh
-export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 LC_ALL=C.UTF-8 HOME=/tmp
+export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 LC_ALL=C.UTF-8 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev

@@ -1,0 +1,37 @@
+"""The curves of a run as a picture: ns per element over elements a call, both axes logarithmic."""
+
+from pathlib import Path
+
+from tests.benchmarks.measure import machine
+
+TITLES = {
+    "bulk": "8-byte values, there or back, in one process",
+    "processes": "8-byte records from one process to another",
+}
+
+
+def draw(path: Path, panels: dict[str, dict[str, dict[int, float]]]) -> None:
+    """Writes a PNG with one panel for each benchmark that has curves. Needs matplotlib."""
+    # Here, for the tables must do without it; and Figure instead of pyplot needs no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(panels), 5), layout="constrained")
+    for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, points in curves.items():
+            flat = len(set(points.values())) == 1
+            axes.plot(
+                list(points),
+                list(points.values()),
+                label=label,
+                linestyle="--" if flat else "-",
+                marker=None if flat else ".",
+            )
+        axes.set_title(TITLES[name], fontsize=10)
+        axes.set_xscale("log", base=4)
+        axes.set_yscale("log")
+        axes.set_xlabel("elements a call")
+        axes.set_ylabel("ns per element")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.suptitle(machine(), fontsize=8)
+    figure.savefig(path, dpi=75, pil_kwargs={"optimize": True})
