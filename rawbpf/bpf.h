@@ -368,10 +368,13 @@ struct bpf_map_info {
  * system call does inside the kernel: 0 or more, or a negative errno. */
 int bpf(int cmd, void *attr, uint32_t size);
 
-/* The system call behind the door, for whoever stands there: with bpf_hooked
- * set, bpf() asks the Python function bpf_hook(cmd, attr, size) instead. */
-int bpf_syscall(int cmd, void *attr, uint32_t size);
+/* With bpf_hooked set, bpf() asks the Python function bpf_hook(cmd, attr, size)
+ * instead. The system call itself is bpf_syscall(), for whoever stands there.
+ * A simulated kernel answers through bpf_answer(), which returns its argument:
+ * both note the answer, so that it holds if the hook raises afterwards. */
 extern int bpf_hooked;
+int bpf_syscall(int cmd, void *attr, uint32_t size);
+int bpf_answer(int result);
 
 /* The calls that a program makes a million times. They fill the attr on the C
  * stack, because filling it from Python costs as much as the call. */
@@ -380,7 +383,8 @@ int map_update_elem(int fd, void *value, uint64_t flags);
 /* Where a peek or a pop finds its map and leaves the element. One argument is
  * what Python passes fastest. `value` has the map's value_size bytes. `taken`
  * is 1 after a pop that took an element: Python code which is interrupted
- * (Ctrl-C) before it sees the return value learns from it that it owns one. */
+ * (Ctrl-C) before it sees the return value, or whose hook at the door is,
+ * learns from it that it owns one. */
 struct element {
     int32_t map_fd;
     int32_t taken;

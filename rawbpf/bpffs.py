@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rawbpf import door
+
 _CLONE_NEWNS = 0x00020000
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
@@ -14,6 +16,8 @@ _MNT_DETACH = 2
 
 def mounts() -> list[str]:
     """Where a bpffs is mounted, as this process sees it; empty if nowhere or /proc does not tell."""
+    if door.simulated is not None:
+        return [door.simulated.bpffs]
     try:
         with open("/proc/self/mounts") as file:
             entries = [line.split() for line in file]
@@ -30,6 +34,11 @@ def mounted() -> Iterator[str]:
     ...     os.listdir(folder)
     []
     """
+    if door.simulated is not None:
+        # The simulated kernel's own is a folder already.
+        with tempfile.TemporaryDirectory(prefix="rawbpf-", dir=door.simulated.bpffs) as folder:
+            yield folder
+        return
     with tempfile.TemporaryDirectory(prefix="rawbpf-") as folder:
         _libc("mount", b"bpf", os.fsencode(folder), b"bpf", ctypes.c_ulong(0), None)
         try:

@@ -51,7 +51,7 @@ from rawbpf.asm import (
     store,
 )
 from rawbpf.btf import Builder
-from rawbpf.door import lib
+from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import BpfError, NotPermitted
 from rawbpf.program import BPF_F_SLEEPABLE, ETH_HLEN, TEST_RUN_SIZE, FuncInfo, Program, VerifierError
 
@@ -265,7 +265,10 @@ class InKernel:
     def _run(self, attr: "CData", limit: int) -> int:
         self.header[LIMIT] = limit
         self.header[WHY] = 0
-        return lib.bpf(_TEST_RUN, attr, TEST_RUN_SIZE)
+        result = lib.bpf(_TEST_RUN, attr, TEST_RUN_SIZE)
+        if result == HOOK_RAISED:
+            raise_hook_failure()
+        return result
 
     @property
     def why(self) -> int:

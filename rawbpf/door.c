@@ -6,20 +6,55 @@
  * nothing and answers EBUSY. */
 enum { BUSY_TRIES = 10 };
 
+/* bpf(2) never answers EINTR, so it can stand for "the hook raised". */
+enum { HOOK_RAISED = -EINTR, NO_ANSWER = INT32_MIN };
+
 int bpf_hooked;
 
-int bpf_syscall(int cmd, void *attr, uint32_t size)
+static int enter_kernel(int cmd, void *attr, uint32_t size)
 {
     long result = syscall(__NR_bpf, cmd, attr, size);
 
     return result < 0 ? -errno : (int)result;
 }
 
+/* A hook may raise (Ctrl-C) after the kernel has answered: an element is taken
+ * then, or a descriptor made, and must not be lost. So the answer to the call
+ * that a hook is busy with is kept here, and that of the last one. */
+static __thread int answer = NO_ANSWER, last_answer = NO_ANSWER;
+
+int bpf_answer(int result)
+{
+    if (answer == NO_ANSWER)
+        answer = result;
+    return result;
+}
+
+int bpf_syscall(int cmd, void *attr, uint32_t size)
+{
+    return bpf_answer(enter_kernel(cmd, attr, size));
+}
+
+static int ask_hook(int cmd, void *attr, uint32_t size)
+{
+    int outer = answer; /* of a call whose hook makes this one */
+    int result;
+
+    answer = NO_ANSWER;
+    result = bpf_hook(cmd, attr, size);
+    last_answer = answer;
+    answer = outer;
+    /* Whatever bpf(2) answers above 0 is a descriptor, but for one command. */
+    if (result == HOOK_RAISED && last_answer > 0 && cmd != 37 /* BPF_PROG_STREAM_READ_BY_FD */)
+        close(last_answer);
+    return result;
+}
+
 int bpf(int cmd, void *attr, uint32_t size)
 {
     if (__builtin_expect(bpf_hooked, 0))
-        return bpf_hook(cmd, attr, size);
-    return bpf_syscall(cmd, attr, size);
+        return ask_hook(cmd, attr, size);
+    return enter_kernel(cmd, attr, size);
 }
 
 static int element_command(int cmd, int fd, void *value, uint64_t flags)
@@ -52,6 +87,6 @@ int map_lookup_and_delete_elem(struct element *element)
 {
     int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, element->map_fd, element->value, 0);
 
-    element->taken = result == 0;
+    element->taken = result == 0 || (result == HOOK_RAISED && last_answer == 0);
     return result;
 }

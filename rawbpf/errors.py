@@ -11,7 +11,7 @@ import queue
 from typing import NamedTuple
 
 from rawbpf import privileges
-from rawbpf.abi import ENOTSUPP, Cmd
+from rawbpf.abi import ENOTSUPP, Cmd, MapType
 from rawbpf.door import raise_hook_failure
 
 
@@ -120,6 +120,15 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): _Meaning(BpfError, "{subject} is not open"),
     (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no map has {subject}"),
     (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
+    (Cmd.BPF_TOKEN_CREATE, errno.ENOENT): _Meaning(
+        NotFound, "{subject} delegates nothing", "mount it with delegate_cmds=map_create,delegate_maps=queue:stack"
+    ),
+    (Cmd.BPF_TOKEN_CREATE, errno.EOPNOTSUPP): _Meaning(
+        Unsupported, "there is no token in the initial user namespace", "here CAP_BPF is enough"
+    ),
+    (Cmd.BPF_TOKEN_CREATE, errno.EINVAL): _Meaning(
+        BpfError, "{subject} is not the root of a bpffs", "tokens need Linux 6.9, and a bpffs's root folder"
+    ),
 }
 
 # What it means for all the others.
@@ -133,23 +142,34 @@ _BY_ERRNO: dict[int, _Meaning] = {
 }
 
 
-def bpf_error(cmd: Cmd, error: int, *, fd: int | None = None, hint: str = "", **details: object) -> BpfError:
+def bpf_error(
+    cmd: Cmd,
+    error: int,
+    *,
+    fd: int | None = None,
+    token_fd: int | None = None,
+    map_type: MapType | None = None,
+    hint: str = "",
+    **details: object,
+) -> BpfError:
     """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
 
-    Without a `subject` (the bare call) no map's terms are used. An EPERM is explained from evidence (privileges.py).
+    Without a `subject` (the bare call) no map's terms are used. An EPERM is explained from evidence (privileges.py):
+    `fd`, `token_fd`, `map_type` and the path among the details are where to look for it.
     First raises what a hook at the door raised, if that is why the call failed.
     """
     raise_hook_failure()
     in_its_terms = _BY_COMMAND.get((cmd, error)) if "subject" in details else None
     meaning = in_its_terms or _BY_ERRNO.get(error) or _Meaning(BpfError, "{subject}: " + strerror(error))
     details.setdefault("subject", "bpf(2)")
+    path = details.get("path")
+    assert path is None or isinstance(path, str)
     if not hint:
         hint = meaning.hint
         if error == errno.EPERM:
-            hint = privileges.why_not_permitted(cmd, fd)
+            hint = str(privileges.why_not_permitted(cmd, fd, path=path, token_fd=token_fd, map_type=map_type))
     exception = meaning.error(error, meaning.what.format_map(details), cmd, hint)
-    if "path" in details:
-        exception.filename = details["path"]
+    exception.filename = path
     return exception
 
 

@@ -39,7 +39,7 @@ from rawbpf.asm import (
     store,
 )
 from rawbpf.errors import BpfError, NotPermitted, Unsupported
-from rawbpf.privileges import Capability, has_capability
+from rawbpf.privileges import Capability, has_capability, lacking
 from rawbpf.program import ETH_HLEN, Program
 
 # The scratch of a snapshot: what is asked for, what was found, and a part of the ring.
@@ -89,10 +89,11 @@ class Inspector:
     def snapshot(self) -> list[bytes]:
         """The raw elements in pop order."""
         slots, size = self._info.max_entries + 1, self._info.value_size
-        for _ in range(_TRIES):
-            before, ring, after = self._copied(slots * size)
+        before, ring, after = self._copied(slots * size)
+        for _ in range(_TRIES - 1):
             if before == after:
                 break
+            before, ring, after = self._copied(slots * size)
         head, tail = before
         filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
         elements = [ring[slot * size : (slot + 1) * size] for slot in filled]
@@ -193,9 +194,8 @@ def _load(code: list[Item], name: str) -> Program:
         return Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name=name)
     except BpfError as error:
         if _only_perfmon_is_missing():
-            raise NotPermitted(
-                errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, "it needs CAP_PERFMON as well"
-            ) from error
+            why = str(lacking(Capability.CAP_PERFMON))
+            raise NotPermitted(errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, why) from error
         if isinstance(error, NotPermitted):
             raise
         raise Unsupported(

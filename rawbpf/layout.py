@@ -6,6 +6,7 @@ this file on its own, before the package can be imported, to turn the table into
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 _SIZES = {"char": 1, "int32_t": 4, "uint32_t": 4, "uint64_t": 8}
@@ -27,6 +28,16 @@ class Field(NamedTuple):
     offset: int
     size: int
     since: str
+
+
+def version(since: str) -> tuple[int, ...]:
+    """A version as numbers that compare: (5, 10) for "5.10"."""
+    return tuple(map(int, since.split(".")))
+
+
+def load() -> dict[str, list[Field]]:
+    """The layout in the bpf.h that rawbpf was built from."""
+    return parse(Path(__file__).with_name("bpf.h").read_text())
 
 
 def parse(text: str) -> dict[str, list[Field]]:

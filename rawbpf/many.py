@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rawbpf import bulk, syscall
 from rawbpf.abi import BPF_ANY, Cmd
 from rawbpf.bulk import PUSHED, TAKEN, InKernel, Status
-from rawbpf.door import lib
+from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.values import Codec, RawBytes, decode_many, encode_many
 
 if TYPE_CHECKING:
@@ -244,6 +244,8 @@ class Many:
                     data = value.tobytes()
                     raws += (data,)
                     fresh = False
+                elif result == HOOK_RAISED:
+                    raise_hook_failure()
             except BaseException:
                 # `result` may not have got here: the element itself says whether it was taken.
                 if fresh and element.taken:
@@ -301,7 +303,7 @@ class Many:
             kernel = self._in_kernel()
             if kernel is not None:
                 self._merge()
-                pushed, more = self._push_in_kernel(kernel, data, pushed, flags)
+                pushed, more = self._push_in_kernel(kernel, memoryview(data), pushed, flags)
                 if not more:
                     return pushed
         finally:
@@ -310,13 +312,15 @@ class Many:
                 self._lock[0] = True
         return self._push_singly(data, pushed, total, flags)
 
-    def _push_singly(self, data: memoryview, pushed: int, total: int, flags: int) -> int:
+    def _push_singly(self, data: bytes | memoryview, pushed: int, total: int, flags: int) -> int:
         """Pushes elements `pushed` to `total`, a call each; returns how many of all are pushed then."""
         size = self._size
-        values = data[pushed * size : total * size].tobytes()
+        values = bytes(data[pushed * size : total * size])
         for number in range(pushed, total):
             at = (number - pushed) * size
             result = _push(self._fd, values[at : at + size], flags)
+            if result == HOOK_RAISED:
+                raise_hook_failure()
             if result < 0:
                 if result == -errno.E2BIG or number:
                     return number

@@ -3,6 +3,7 @@
 import errno
 import operator
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsInde
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
 from rawbpf.bulk import Status
-from rawbpf.door import lib
+from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
+from rawbpf.follow import POLL, Follow
 from rawbpf.introspect import Inspector
 from rawbpf.many import GIL, Held, Many
 from rawbpf.privileges import access_of, is_frozen
@@ -293,6 +295,8 @@ class Map(Generic[T]):
                     data = self._decode(data)
                 self._spare = spare if GIL else None
                 return data
+            if result == HOOK_RAISED:
+                raise_hook_failure()
         except BaseException:
             # `result` may not have got here: the element itself says whether it was taken.
             if element.taken:
@@ -345,6 +349,17 @@ class Map(Generic[T]):
         what was taken and not yielded comes first in the next call.
         """
         return self._many.drain(self.max_entries if limit is None else _count("limit", limit), self)
+
+    def follow(self, poll: float = POLL) -> "Follow[T]":
+        """Elements as they arrive, for ever: for `for` and for `async for`.
+
+        Nothing wakes a waiter, so this asks again and again: within an eighth of the time that nothing came, at most
+        every `poll` seconds (0.05: below 1 % of a CPU). Elements are taken many at once. What was taken when the loop
+        is left comes first in the next call, here or in pop(). In `async for`, cancelling loses nothing.
+
+        Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
+        """
+        return Follow(self.drain, poll)
 
     @property
     def bulk(self) -> Status:
@@ -509,7 +524,13 @@ class Map(Generic[T]):
         return f"<{kind} {self.name!r} fd={self._fd} id={self.id} {sizes}>"
 
     def __reduce__(self) -> "tuple[Any, ...]":
-        raise TypeError(f"a {type(self).__name__} is a descriptor of this process: pin it, or pass the descriptor")
+        # Only multiprocessing, while it starts a child, can give that child a descriptor.
+        context = sys.modules.get("multiprocessing.context")
+        if context is None or context.get_spawning_popen() is None:
+            raise TypeError(f"a {type(self).__name__} is a descriptor of this process: pin it, or rawbpf.send_map() it")
+        from multiprocessing.reduction import DupFd
+
+        return _in_child, (type(self), DupFd(self.fileno()), self._codec)
 
     def _failure(self, cmd: Cmd, result: int) -> Exception:
         return syscall.element_error(cmd, result, self._fd, self._info)
@@ -594,11 +615,17 @@ def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "
     else:
         fd = syscall.obj_get(spec, _open_flags(access))
     try:
-        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
-        return _CLASSES[info.type].from_fd(fd, value)
+        return map_from_fd(fd, value)
     except BaseException:
         os.close(fd)
         raise
+
+
+def map_from_fd(fd: int, value: "ValueSpec | None" = None) -> "Queue[Any] | Stack[Any]":
+    """Takes over a descriptor, as the Queue or Stack that the kernel says it is; see Queue.from_fd()."""
+    syscall.check_fd(fd)
+    info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+    return _CLASSES[info.type].from_fd(fd, value)
 
 
 def maps() -> Iterator[MapInfo]:
@@ -615,6 +642,13 @@ def maps() -> Iterator[MapInfo]:
             os.close(fd)
         if info.type in _CLASSES:
             yield info
+
+
+def _in_child(kind: "type[S]", duplicate: Any, codec: Codec[Any]) -> "S":
+    """The map that a multiprocessing child was given with its arguments."""
+    fd = duplicate.detach()
+    os.set_inheritable(fd, False)
+    return kind._from_new_fd(fd, codec)
 
 
 def _id_of(name: str, map_type: MapType | None = None) -> int:

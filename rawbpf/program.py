@@ -139,7 +139,7 @@ class Program:
         Raises BpfError: EINVAL for data or ctx that the program type does not take, ENOTSUPP (524) for types that
         can't be run this way; NotPermitted.
         """
-        packet = bytearray(data)
+        packet, out = bytearray(data), bytearray()
         context = None if ctx is None else bytearray(ctx)
         attr = syscall.bpf_attr(test={"prog_fd": self.fileno()})
         test = attr.test

@@ -52,6 +52,7 @@ ATTR_SIZE = {
     Cmd.BPF_MAP_GET_FD_BY_ID: 12,
     Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
     Cmd.BPF_BTF_LOAD: 28,
+    Cmd.BPF_TOKEN_CREATE: 8,
 }
 
 # Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
@@ -212,6 +213,8 @@ def create(attr: "CData", subject: str) -> int:
             -result,
             subject=subject,
             hint=hint,
+            token_fd=attr.map_token_fd if attr.map_flags & MapFlag.BPF_F_TOKEN_FD else None,
+            map_type=MapType(attr.map_type),
             max_entries=attr.max_entries,
             value_size=attr.value_size,
         )
@@ -303,10 +306,7 @@ def obj_pin(fd: int, path: StrPath) -> None:
     result = _call(Cmd.BPF_OBJ_PIN, attr)
     if result < 0:
         text = os.fsdecode(path)
-        hint = ""
-        if result == -errno.EPERM:
-            hint = "a pin lives in a bpffs (mount -t bpf bpf /sys/fs/bpf), and its name has no '.'"
-        raise bpf_error(Cmd.BPF_OBJ_PIN, -result, hint=hint, path=text, subject=repr(text))
+        raise bpf_error(Cmd.BPF_OBJ_PIN, -result, path=text, subject=repr(text))
 
 
 def obj_get(path: StrPath, file_flags: int = 0) -> int:
@@ -342,6 +342,11 @@ def obj_get_info_by_fd(fd: int) -> MapInfo:
     result = _call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr)
     if result < 0:
         raise bpf_error(Cmd.BPF_OBJ_GET_INFO_BY_FD, -result, subject=f"descriptor {fd}")
+    return map_info(info)
+
+
+def map_info(info: "CData") -> MapInfo:
+    """A struct bpf_map_info that the kernel has filled in, as a MapInfo."""
     return MapInfo(
         MapType(info.type),
         info.id,
@@ -399,6 +404,21 @@ def btf_load(blob: bytes) -> int:
     result = _call(Cmd.BPF_BTF_LOAD, attr)
     if result < 0:
         raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="BTF")
+    return above_stdio(result)
+
+
+def token_create(bpffs_fd: int) -> int:
+    """BPF_TOKEN_CREATE: makes a token of what a bpffs delegates, returns its descriptor.
+
+    `bpffs_fd` is an open folder: the root of a bpffs that was mounted for this process's user namespace with delegate_*
+    options. Raises NotPermitted (EPERM: the bpffs is of another user namespace, or CAP_BPF is missing in this one),
+    NotFound (ENOENT: nothing is delegated), Unsupported (EOPNOTSUPP: in the initial user namespace, or a kernel
+    without tokens), BpfError (EINVAL: not a bpffs's root). Linux 6.9.
+    """
+    attr = bpf_attr(token_create={"bpffs_fd": check_fd(bpffs_fd)})
+    result = _call(Cmd.BPF_TOKEN_CREATE, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_TOKEN_CREATE, -result, subject=f"the bpffs of descriptor {bpffs_fd}")
     return above_stdio(result)
 
 

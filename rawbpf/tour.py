@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 from rawbpf import bpffs
 from rawbpf.abi import BPF_EXIST, Cmd
-from rawbpf.door import lib, set_hook
+from rawbpf.door import ask_kernel, set_hook
 from rawbpf.errors import BpfError, Empty, Full, NotPermitted, errno_name
 from rawbpf.maps import Queue, Stack
 
 
 def main() -> int:
-    """Runs the tour on stdout. Returns 0, or 1 if the kernel refuses: stderr then says what is missing."""
+    """Runs the tour on stdout. Returns 0; 4 if it is not permitted, 1 if this kernel can't, and stderr says why."""
     try:
         with _narrated():
             _queue()
@@ -25,7 +25,7 @@ def main() -> int:
             _sharing()
     except NotPermitted as error:
         print(f"rawbpf: {error}", file=sys.stderr)
-        return 1
+        return 4
     except BpfError as error:
         print(f"rawbpf: this kernel can't run the tour: {error}", file=sys.stderr)
         return 1
@@ -42,7 +42,7 @@ def _narrated() -> Iterator[None]:
     calls = _passed
 
     def hook(cmd: int, attr: object, size: int) -> int:
-        result: int = lib.bpf_syscall(cmd, attr, size)  # type: ignore[arg-type]
+        result: int = ask_kernel(cmd, attr, size)  # type: ignore[arg-type]
         answer = str(result) if result >= 0 else f"-1 {errno_name(-result)}"
         calls.append(f"{Cmd(cmd).name} = {answer}")
         return result

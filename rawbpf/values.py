@@ -125,6 +125,10 @@ class StructFormat:
     def _scalars(self) -> "_Scalars":
         return _Scalars(self._struct)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # struct.Struct itself can't be pickled.
+        return codec_for, (self._struct.format,)
+
     def __repr__(self) -> str:
         return f"struct {self._struct.format!r}"
 
@@ -204,6 +208,8 @@ def codec_for(spec: ValueSpec) -> Codec[Any]:
 
     Raises TypeError for what is none of them, ValueError for a size or struct format that no value can have.
     """
+    if isinstance(spec, (RawBytes, StructFormat, CtypesType, CheckedCodec)):
+        return spec
     if isinstance(spec, int) and not isinstance(spec, bool):
         return RawBytes(spec)
     if isinstance(spec, str):
@@ -238,12 +244,14 @@ def decode_many(codec: Codec[Any], chunks: "list[bytes | memoryview]") -> list[A
     return values
 
 
-def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> memoryview:
+def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | memoryview:
     """The raw bytes of many values: of an iterable each encoded, of a contiguous buffer as they are. A codec that has a
     faster way than one by one has encode_all().
 
     Raises ValueError for a buffer that is not a whole number of values, and what encode() raises.
     """
+    if type(values) is bytes and len(values) % codec.size == 0:
+        return values
     try:
         view = memoryview(values)  # type: ignore[arg-type]
     except TypeError:
@@ -251,10 +259,10 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> memoryvi
             raise TypeError("values are an iterable of values, or a buffer, not a str") from None
         encode_all = getattr(codec, "encode_all", None)
         if encode_all is not None:
-            return memoryview(encode_all(list(cast("Iterable[Any]", values))))
-        return memoryview(b"".join([codec.encode(value) for value in cast("Iterable[Any]", values)]))
+            return cast(bytes, encode_all(list(cast("Iterable[Any]", values))))
+        return b"".join([codec.encode(value) for value in cast("Iterable[Any]", values)])
     if view.itemsize not in (1, codec.size):
         raise ValueError(f"the buffer's items have {view.itemsize} bytes, and value_size is {codec.size}")
     if view.nbytes % codec.size:
         raise ValueError(f"the buffer has {view.nbytes} bytes, no whole number of values of {codec.size}")
-    return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
+    return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()

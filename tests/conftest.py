@@ -6,6 +6,7 @@ Markers say what a test needs; a test that needs nothing runs anywhere.
 - `admin`: CAP_SYS_ADMIN, for ids and mounts
 - `linux("5.2")`: a feature that came with that version; never skipped on a newer kernel
 - `linux(before="5.11")`: what was so until that version
+- `real_kernel(reason="...")`: the kernel itself. All others also run, as any user, with RAWBPF_SIMULATE=1
 
 A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails. tests.kernels lets three
 kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that some tool is not "installed".
@@ -28,6 +29,7 @@ REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")
     config.addinivalue_line("markers", "admin: needs CAP_SYS_ADMIN")
+    config.addinivalue_line("markers", "real_kernel(reason): needs the kernel itself, not the simulated one")
     config.addinivalue_line("markers", "linux(since, before): needs Linux from `since` on, and before `before`")
 
 
@@ -56,6 +58,8 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if door.simulated is not None and (marker := item.get_closest_marker("real_kernel")):
+        pytest.skip(f"by design: needs the real kernel: {marker.kwargs['reason']}")
     for marker in item.iter_markers("linux"):
         skip_other_kernels(*marker.args, **marker.kwargs)
     lacking = [
@@ -128,7 +132,7 @@ def sent() -> Iterator[list[tuple[Cmd, int]]]:
 
     def hook(cmd: int, attr: Any, size: int) -> int:
         calls.append((Cmd(cmd), size))
-        return door.lib.bpf_syscall(cmd, attr, size)
+        return door.ask_kernel(cmd, attr, size)
 
     previous = door.set_hook(hook)
     yield calls

@@ -137,6 +137,7 @@ def test_encoding():
 @pytest.mark.creates
 @pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs")
 def test_the_kernel_lists_the_same():
     """bpftool's dump of a loaded program is our listing; but for calls, which the kernel turns into direct ones."""
     with Queue(8, 2) as q:

@@ -290,6 +290,7 @@ def test_too_many_descriptors(kind):
 
 @pytest.mark.admin
 @pytest.mark.linux("5.11")
+@pytest.mark.real_kernel(reason="memory is charged to a cgroup")
 def test_no_memory(kind, memory_cgroup):
     """A map larger than the memory cgroup's limit is ENOMEM, and the text says how large it was to be."""
     code = (

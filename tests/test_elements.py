@@ -328,6 +328,7 @@ def test_errno_524_has_a_text(three):
     assert caught.value.errno == 524
 
 
+@pytest.mark.real_kernel(reason="its descriptors are files")
 def test_file_operations(three):
     """A map's descriptor can't be read, written or sought."""
     fd = three.fileno()
@@ -341,6 +342,7 @@ def test_file_operations(three):
         assert caught.value.errno == expected
 
 
+@pytest.mark.real_kernel(reason="its descriptors are files")
 def test_mmap(three):
     """mmap is errno 524."""
     import mmap
@@ -350,6 +352,7 @@ def test_mmap(three):
     assert caught.value.errno == ENOTSUPP
 
 
+@pytest.mark.real_kernel(reason="its descriptors are files")
 def test_there_is_no_readiness(empty):
     """poll() reports POLLERR at once, empty or not: nothing to wait for."""
     poll = select.poll()
@@ -375,6 +378,7 @@ def test_descriptors_that_are_no_map(raw_errno, three):
 
 
 @pytest.mark.linux("5.14")
+@pytest.mark.real_kernel(reason="other map types")
 def test_other_map_types(raw_errno):
     """Where there are keys, NULL for one is EFAULT; with a key, a pop from an array is 524."""
     buffer, key = bytearray(4), bytearray(4)
@@ -483,6 +487,7 @@ def test_syscall_functions_compare_sizes_with_the_kernels(empty, size):
             call()
 
 
+@pytest.mark.real_kernel(reason="other map types")
 def test_syscall_functions_on_what_is_no_queue():
     """Other maps are a TypeError, other descriptors a BpfError, before any element is asked for."""
     fd = syscall.map_create(MapType.BPF_MAP_TYPE_ARRAY, "", 4, 4, 4)

@@ -10,6 +10,7 @@ import pytest
 from rawbpf import MapFlag, open_map
 
 pytestmark = [
+    pytest.mark.real_kernel(reason="bpftool and libbpf"),
     pytest.mark.creates,
     pytest.mark.admin,
     pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed"),

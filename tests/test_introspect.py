@@ -12,6 +12,7 @@ from rawbpf import BPF_EXIST, Full, Queue, Unsupported, btf, introspect
 from rawbpf.privileges import Capability, has_capability
 
 pytestmark = [
+    pytest.mark.real_kernel(reason="programs"),
     pytest.mark.creates,
     pytest.mark.linux("5.9"),
     pytest.mark.skipif(not os.path.exists(btf.VMLINUX), reason="by design: this kernel has no BTF"),

@@ -18,6 +18,10 @@ LAYOUT = layout.parse(files("rawbpf").joinpath("bpf.h").read_text())
 UNION_FIELDS = {field.path: field for fields in (LAYOUT[c] for c in LAYOUT if c.startswith("BPF_")) for field in fields}
 INFO_FIELDS = {field.path: field for field in LAYOUT["bpf_map_info"]}
 
+ENUMS = (abi.Cmd, abi.MapType, abi.ProgType, abi.AttachType)
+# ProgFlag and RunFlag are macros in the kernel's header: BTF does not have them.
+FLAGS = (abi.MapFlag, abi.ElemFlag, abi.FileFlag, abi.ProgFlag, abi.RunFlag)
+
 needs_btf = pytest.mark.skipif(not os.path.exists(btf.VMLINUX), reason="by design: this kernel has no BTF")
 has_header = Path("/usr/include/linux/bpf.h").exists() and shutil.which("cc") is not None
 needs_header = pytest.mark.skipif(not has_header, reason="<linux/bpf.h> or a C compiler is not installed")
@@ -81,7 +85,13 @@ def test_fields_equal_the_running_kernels(kind, name, ours):
 
 @needs_btf
 @pytest.mark.parametrize(
-    ("enum", "name"), [(abi.Cmd, "bpf_cmd"), (abi.MapType, "bpf_map_type"), (abi.ProgType, "bpf_prog_type")]
+    ("enum", "name"),
+    [
+        (abi.Cmd, "bpf_cmd"),
+        (abi.MapType, "bpf_map_type"),
+        (abi.ProgType, "bpf_prog_type"),
+        (abi.AttachType, "bpf_attach_type"),
+    ],
 )
 def test_enums_equal_the_running_kernels(enum, name):
     """Every enumerator of the kernel is ours with the same number; what we have beyond, the kernel is too old for."""
@@ -126,7 +136,7 @@ def without_aliases(enumerators: dict[str, int]) -> dict[str, int]:
     Of two names we have the one that is not deprecated: BPF_PROG_RUN is the younger name of BPF_PROG_TEST_RUN, which
     bpf(2), strace and bpftool print.
     """
-    ours = {name for enum in (abi.Cmd, abi.MapType, abi.ProgType) for name in enum.__members__}
+    ours = {name for enum in ENUMS for name in enum.__members__}
     return {
         name: value
         for name, value in enumerators.items()
@@ -147,7 +157,7 @@ def test_layout_and_constants_equal_the_installed_header(tmp_path: Path):
         for path, field in fields.items():
             checks.append((f"offsetof({owner}, {path})", field.offset))
             checks.append((f"sizeof((({owner} *)0)->{path})", field.size))
-    for enum in (abi.Cmd, abi.MapType, abi.ProgType, abi.MapFlag, abi.ElemFlag, abi.FileFlag):
+    for enum in (*ENUMS, *FLAGS):
         checks += [(name, member.value) for name, member in enum.__members__.items()]
     absent = set(undeclared(checks, tmp_path))
     present = [(expression, value) for expression, value in checks if expression not in absent]

@@ -152,6 +152,7 @@ class TestPins:
             with open_map(f"{bpf_folder}/m") as again:
                 assert type(again) is kind
 
+    @pytest.mark.real_kernel(reason="other map types")
     def test_other_maps_are_a_type_error(self, bpf_folder):
         """An array is neither."""
         fd = syscall.map_create(MapType.BPF_MAP_TYPE_ARRAY, "array", 4, 4, 4)
@@ -245,6 +246,7 @@ class TestIds:
         with pytest.raises(ValueError, match="'7x' is not a map's id"):
             open_map("id:7x")
 
+    @pytest.mark.real_kernel(reason="other map types")
     def test_maps_lists_queues_and_stacks_only(self):
         """maps() yields every queue and stack by ascending id, as the kernel describes them, and no other type."""
         array = syscall.map_create(MapType.BPF_MAP_TYPE_ARRAY, "array", 4, 4, 4)
@@ -256,6 +258,7 @@ class TestIds:
         assert [info.id for info in found] == sorted(info.id for info in found)
         assert {info.type for info in found} == {MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK}
 
+    @pytest.mark.real_kernel(reason="privileges")
     def test_ids_without_the_privilege(self):
         """CAP_BPF alone is EPERM, and the error names CAP_SYS_ADMIN."""
         code = "import rawbpf\ntry: list(rawbpf.maps())\nexcept rawbpf.NotPermitted as e: print(e)"

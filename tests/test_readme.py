@@ -2,7 +2,10 @@
 
 import doctest
 import errno
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,26 @@ def test_the_table_of_errors():
             assert type(error) is getattr(rawbpf, exception[1]), (command, name)
             checked += 1
     assert checked > 15
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+def test_the_shell_session(bpf_folder, monkeypatch):
+    """Every command prints what the README says, but for the id; the pins are elsewhere."""
+    scripts = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{scripts}:{os.environ['PATH']}")
+    [block] = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
+    steps = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)
+    assert len(steps) > 6
+    for command, printed in steps:
+        here = ["bash", "-c", command.replace("/sys/fs/bpf", bpf_folder)]
+        result = subprocess.run(here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        output = re.sub(r"id \d+", "id 294", result.stdout.replace(bpf_folder, "/sys/fs/bpf"))
+        assert output == printed, command
+
+
+def test_every_command_is_in_the_readme():
+    """The table of commands misses none."""
+    listed = subprocess.run([sys.executable, "-m", "rawbpf", "--help"], capture_output=True, text=True).stdout
+    for name in re.findall(r"^    (\w+) ", listed, re.MULTILINE):
+        assert re.search(rf"`(rawbpf )?{name}\b|rawbpf {name}\b", README.read_text()), name

@@ -131,6 +131,7 @@ def test_signals_lose_no_element(kind, spec):
     assert numbers == (list(range(count)) if isinstance(m, Queue) else list(range(count))[::-1])
 
 
+@pytest.mark.real_kernel(reason="millions of calls")
 def test_millions_of_calls_grow_nothing(kind):
     """Memory and descriptors do not grow with the number of calls."""
 

@@ -13,10 +13,12 @@ TITLES = {
 def draw(path: Path, panels: dict[str, dict[str, dict[int, float]]]) -> None:
     """Writes a PNG with one panel for each benchmark that has curves. Needs matplotlib."""
     # Here, for the tables must do without it; and Figure instead of pyplot needs no display.
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6 * len(panels), 5), layout="constrained")
     for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for label, points in curves.items():
             flat = len(set(points.values())) == 1
             axes.plot(
@@ -27,7 +29,9 @@ def draw(path: Path, panels: dict[str, dict[str, dict[int, float]]]) -> None:
                 marker=None if flat else ".",
             )
         axes.set_title(TITLES[name], fontsize=10)
+        batches = sorted({batch for points in curves.values() for batch in points})
         axes.set_xscale("log", base=4)
+        axes.set_xticks(batches, list(map(str, batches)), fontsize=8)
         axes.set_yscale("log")
         axes.set_xlabel("elements a call")
         axes.set_ylabel("ns per element")

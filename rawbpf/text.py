@@ -1,0 +1,178 @@
+"""Values as people write and read them, for the command line: a Form turns text into a value's bytes and back.
+
+Without a choice, values of 1, 2, 4 and 8 bytes are unsigned integers of this machine, and others are text where it
+can be printed (zero bytes at the end aside) and hexadecimal where not. So a form depends on the map, and not on what
+happens to be in it: a counter does not become a letter at 65.
+"""
+
+import struct
+import sys
+from typing import Any, Protocol
+
+from rawbpf.values import StructFormat, codec_for
+
+
+class Form(Protocol):
+    """encode() raises ValueError for text that is no value; text() is one line; json() is what json.dumps takes."""
+
+    def encode(self, text: str) -> bytes: ...
+
+    def text(self, data: bytes) -> str: ...
+
+    def json(self, data: bytes) -> Any: ...
+
+
+class Hex:
+    """Bytes as hexadecimal digits: "01ff", "0x01ff", "01 ff", "01:ff"."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def encode(self, text: str) -> bytes:
+        digits = text.lower().replace("0x", "").replace(":", "").replace(",", "")
+        try:
+            data = bytes.fromhex(digits)
+        except ValueError:
+            raise ValueError(f"{text!r} are no hexadecimal digits") from None
+        if len(data) != self._size:
+            raise ValueError(f"{text!r} are {len(data)} bytes, and a value has {self._size}")
+        return data
+
+    def text(self, data: bytes) -> str:
+        return "0x" + data.hex()
+
+    json = text
+
+
+class Number:
+    """An unsigned integer of this machine; decimal, 0x, 0o, 0b, with underscores; negative ones wrap as in C."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def encode(self, text: str) -> bytes:
+        number = integer(text)
+        if not -(1 << 8 * self._size - 1) <= number < 1 << 8 * self._size:
+            raise ValueError(f"{text} does not fit a value of {self._size} bytes")
+        return (number % (1 << 8 * self._size)).to_bytes(self._size, sys.byteorder)
+
+    def text(self, data: bytes) -> str:
+        return str(self.json(data))
+
+    def json(self, data: bytes) -> Any:
+        return int.from_bytes(data, sys.byteorder)
+
+
+class Text:
+    """UTF-8, filled up with zero bytes; what can't be printed is shown with a backslash."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def encode(self, text: str) -> bytes:
+        data = text.encode("utf-8", "surrogateescape")
+        if len(data) > self._size:
+            raise ValueError(f"{text!r} has {len(data)} bytes, and a value has {self._size}")
+        return data.ljust(self._size, b"\0")
+
+    def text(self, data: bytes) -> str:
+        text = data.rstrip(b"\0").decode("utf-8", "backslashreplace")
+        return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+    def json(self, data: bytes) -> Any:
+        return data.rstrip(b"\0").decode("utf-8", "backslashreplace")
+
+
+class TextOrHex:
+    """Text where it can be printed, else hexadecimal; "0x..." is hexadecimal in both directions."""
+
+    def __init__(self, size: int) -> None:
+        self._text, self._hex = Text(size), Hex(size)
+
+    def encode(self, text: str) -> bytes:
+        return (self._hex if text.startswith("0x") else self._text).encode(text)
+
+    def text(self, data: bytes) -> str:
+        text = printable(data)
+        return self._hex.text(data) if text is None or text.startswith("0x") else text
+
+    json = text
+
+
+class Struct:
+    """A struct format's fields, with commas between them; one field stands alone."""
+
+    def __init__(self, form: str) -> None:
+        codec = codec_for(form)
+        assert isinstance(codec, StructFormat)
+        self._codec = codec
+        zeros = struct.unpack(form, bytes(codec.size))
+        self._fields = [type(zero) for zero in zeros]
+        self.size = codec.size
+
+    def encode(self, text: str) -> bytes:
+        if len(self._fields) == 1:
+            return self._codec.encode(_field(self._fields[0], text))
+        parts = text.split(",")
+        if len(parts) != len(self._fields):
+            raise ValueError(f"{text!r} has {len(parts)} fields, and a value has {len(self._fields)}")
+        return self._codec.encode(tuple(map(_field, self._fields, map(str.strip, parts))))
+
+    def text(self, data: bytes) -> str:
+        return ",".join(str(_plain(field)) for field in self._values(data))
+
+    def json(self, data: bytes) -> Any:
+        plain = [_plain(field) for field in self._values(data)]
+        return plain if len(plain) > 1 else plain[0]
+
+    def _values(self, data: bytes) -> tuple[Any, ...]:
+        value = self._codec.decode(data)
+        return value if isinstance(value, tuple) else (value,)
+
+
+def form_for(size: int, *, form: str | None = None, as_hex: bool = False, as_text: bool = False) -> Form:
+    """The form of a map's values of `size` bytes: `form` is a struct format. ValueError if its size is another."""
+    if form is not None:
+        fields = Struct(form)
+        if fields.size != size:
+            raise ValueError(f"the struct format {form!r} has {fields.size} bytes, and a value has {size}")
+        return fields
+    if as_hex:
+        return Hex(size)
+    if as_text:
+        return Text(size)
+    return Number(size) if size in (1, 2, 4, 8) else TextOrHex(size)
+
+
+def integer(text: str) -> int:
+    """A number as people write it: 10, 010, 0x0a, 1_000, -1."""
+    for base in (0, 10):
+        try:
+            return int(text, base)
+        except ValueError:
+            continue
+    raise ValueError(f"{text!r} is no number (--text and --hex take other values)")
+
+
+def printable(data: bytes) -> str | None:
+    """The text in the bytes, zero bytes at the end aside; None if there is none or some of it can't be printed."""
+    try:
+        text = data.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text and text.isprintable() else None
+
+
+def _field(kind: type, text: str) -> Any:
+    if kind is bytes:
+        return text.encode("utf-8", "surrogateescape")
+    if kind is bool:
+        return text.lower() in ("1", "true", "yes")
+    return float(text) if kind is float else integer(text)
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    text = printable(value)
+    return Hex(len(value)).text(value) if text is None and any(value) else text or ""
