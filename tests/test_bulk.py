@@ -334,7 +334,9 @@ def in_a_process_with(capabilities: str, code: str, m=None) -> str:
     return result.stdout
 
 
-needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None or os.getuid() != 0, reason="needs root and setpriv")
+needs_setpriv = pytest.mark.skipif(
+    shutil.which("setpriv") is None or os.getuid() != 0, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 USE = "assert m.push_many(bytes(8 * 100)) == 100; assert len(m.pop_many(200)) == 100; print(m.bulk); m.close()"
 
 

@@ -87,7 +87,9 @@ def test_nothing_is_left_behind(kind):
 
 
 @pytest.mark.linux("5.8")
-@pytest.mark.skipif(shutil.which("setpriv") is None or os.getuid() != 0, reason="needs root and setpriv")
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None or os.getuid() != 0, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 def test_without_cap_perfmon(kind):
     """CAP_BPF alone is NotPermitted, and the text names CAP_PERFMON; with it qsize works."""
     code = (
