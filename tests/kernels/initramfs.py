@@ -20,7 +20,7 @@ from types import TracebackType
 BUILD_SECONDS = 300
 
 # What the tests ask, if it is there.
-TOOLS = ("unshare", "strace", "bpftool")
+TOOLS = ("bash", "unshare", "strace", "bpftool")
 
 # Parts of the standard library that no test imports, and what takes most room.
 NOT_IN_STDLIB = re.compile(r"/(test|site-packages|dist-packages|config-[^/]*|idlelib|tkinter|lib2to3|turtledemo)(/|$)")
@@ -81,6 +81,9 @@ def build(image: Path, wheel: Path | None = None) -> None:
             cpio.add(program, Path(program))
         cpio.add_tree(str(stdlib), stdlib)
         cpio.add_tree("site", site)
+        for script in site.glob("bin/*"):
+            _, _, text = script.read_text().partition("\n")
+            cpio.add_text(f"{os.path.dirname(python)}/{script.name}", f"#!{python}\n{text}", executable=True)
         cpio.add_tree("project/tests", project / "tests")
         for file in filter(Path.is_file, project.iterdir()):
             cpio.add(f"project/{file.name}", file)
