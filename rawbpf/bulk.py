@@ -1,16 +1,8 @@
 """Many elements in one system call: a BPF program that loops over the map inside the kernel.
 
 The kernel has no batch commands for queues and stacks (errno 524). But a BPF program may pop and push, and
-BPF_PROG_TEST_RUN runs it. It pops into, and pushes out of, a scratch: the value of a one-entry array map which this
-process has mapped into its memory, so that nothing is copied on the way. Its first bytes say what to do, and what was
-done:
-
-    0   taken    elements popped into the scratch and not handed over yet
-    4   pushed   elements pushed out of it
-    8   limit    how many to move
-    12  why      what the helper answered when the loop ended early: -ENOENT, -E2BIG, -EBUSY
-    16  flags    of a push, 64 bits
-    64  the elements
+BPF_PROG_TEST_RUN runs it. It pops into, and pushes out of, a scratch (scratch.py) that this process has mapped into
+its memory, so that nothing is copied on the way.
 
 A run costs a few microseconds and then some 20 ns an element, where a system call for each costs 250 and more.
 """
@@ -54,14 +46,13 @@ from rawbpf.btf import Builder
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import BpfError, NotPermitted
 from rawbpf.program import BPF_F_SLEEPABLE, ETH_HLEN, TEST_RUN_SIZE, FuncInfo, Program, VerifierError
+from rawbpf.scratch import DATA, FLAGS, LIMIT, PUSHED, SCRATCH_MAX, TAKEN, WHY
 
 if TYPE_CHECKING:
     from rawbpf._native import CData
 
-SCRATCH_MAX = 1 << 20
-DATA = 64
-TAKEN, PUSHED, LIMIT, WHY = 0, 1, 2, 3
-_TAKEN, _PUSHED, _LIMIT, _WHY, _FLAGS = 0, 4, 8, 12, 16
+# Where the program finds its words, in bytes.
+_TAKEN, _PUSHED, _LIMIT, _WHY, _FLAGS = (4 * word for word in (TAKEN, PUSHED, LIMIT, WHY, FLAGS))
 
 # Values larger than this cost more to copy than a system call costs: they go one by one.
 VALUE_SIZE_MAX = 1 << 14
@@ -71,13 +62,6 @@ _TEST_RUN = int(Cmd.BPF_PROG_TEST_RUN)
 
 # A bounded loop is walked by the verifier one iteration at a time.
 _BOUNDED_MAX = 1024
-
-
-class Status(NamedTuple):
-    """How a map moves many elements: `in_kernel` None if nothing was moved yet, and why it is so."""
-
-    in_kernel: bool | None
-    why: str
 
 
 # The programs. Both have one loop body, for a pop or a push of element r6 (an index) at the address in r2.

@@ -20,16 +20,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rawbpf import bulk, syscall
+from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
-from rawbpf.bulk import PUSHED, TAKEN, InKernel, Status
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
+from rawbpf.scratch import PUSHED, TAKEN, Status
 from rawbpf.values import Codec, RawBytes, decode_many, encode_many
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from rawbpf._native import CData
+    from rawbpf.bulk import InKernel
 
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
@@ -259,7 +260,7 @@ class Many:
         self._spare = spare if GIL else None
         return want
 
-    def _from_kernel(self, kernel: InKernel, want: int, raws: Held) -> int:
+    def _from_kernel(self, kernel: "InKernel", want: int, raws: Held) -> int:
         """Pops up to `want` elements in runs. Returns how many are left to pop singly: some if a run is refused."""
         busy = 0
         while want:
@@ -327,7 +328,7 @@ class Many:
                 raise syscall.element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, self._fd, self._info)
         return total
 
-    def _push_in_kernel(self, kernel: InKernel, data: memoryview, pushed: int, flags: int) -> tuple[int, bool]:
+    def _push_in_kernel(self, kernel: "InKernel", data: memoryview, pushed: int, flags: int) -> tuple[int, bool]:
         """Pushes the elements from number `pushed` in runs. Returns how many of all are pushed, and whether the rest
         should be tried singly."""
         busy, total = 0, len(data) // self._size
@@ -346,9 +347,11 @@ class Many:
 
     # The in-kernel way
 
-    def _in_kernel(self) -> InKernel | None:
+    def _in_kernel(self) -> "InKernel | None":
         """The scratch and the programs, made when first needed."""
         if self.status.in_kernel is None:
+            from rawbpf import bulk
+
             self._kernel, why = bulk.make(self._fd, self._size, self._info.max_entries)
             self.status = Status(self._kernel is not None, why)
             if self._kernel is not None:

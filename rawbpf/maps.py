@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsInde
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.bulk import Status
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import POLL, Follow
-from rawbpf.introspect import Inspector
 from rawbpf.many import GIL, Held, Many
 from rawbpf.privileges import access_of, is_frozen
+from rawbpf.scratch import Status
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.values import Codec, RawBytes, ValueSpec, codec_for
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
 
     from rawbpf._native import CData
+    from rawbpf.introspect import Inspector
 
 if TYPE_CHECKING:
     # A map opened without a value specification, and one with a struct format, gives Any.
@@ -87,7 +87,7 @@ class Map(Generic[T]):
     map_type: ClassVar[MapType]
 
     _fd = -1
-    _inspector: Inspector | None = None
+    _inspector: "Inspector | None" = None
     _info: MapInfo
     _codec: Codec[T]
     _many: Many
@@ -390,9 +390,11 @@ class Map(Generic[T]):
         """
         return [self._decode(element) for element in self._inspected().snapshot()]
 
-    def _inspected(self) -> Inspector:
+    def _inspected(self) -> "Inspector":
         fd = self.fileno()
         if self._inspector is None:
+            from rawbpf.introspect import Inspector
+
             self._inspector = Inspector(fd, self._info)
         return self._inspector
 

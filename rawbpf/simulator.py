@@ -716,12 +716,12 @@ def _obj_pin(kernel: SimulatedKernel, attr: _Attr) -> int:
     except _Error:
         raise _Error(errno.EINVAL) from None
     path = _path_at(attr["pathname"])
-    folder, name = os.path.split(path)
+    folder, name = os.path.split(path.rstrip("/"))
     with _opened_folder(folder, folder_fd) as parent:
         inside = _is_within(parent, kernel.bpffs)
         _refuse(inside and "." in name and name not in (".", ".."), errno.EPERM)
-        _refuse(name in (".", "..") or _exists(name, parent), errno.EEXIST)
-        _refuse(not name, errno.ENOENT)
+        _refuse(name in ("", ".", "..") or _exists(name, parent), errno.EEXIST)
+        _refuse(path.endswith("/"), errno.ENOENT)
         _refuse(not inside, errno.EPERM)
         with kernel.opened(fd) as found:
             os.link(kernel.map_path(found.header.id), name, dst_dir_fd=parent)

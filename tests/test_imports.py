@@ -10,7 +10,10 @@ def test_import_brings_only_what_maps_need():
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
     assert "rawbpf.maps" in loaded
     unwanted = {"asyncio", "argparse", "json", "socket", "ctypes", "multiprocessing", "subprocess", "resource"}
-    ours = {f"rawbpf.{name}" for name in ("cli", "doctor", "sharing", "streams", "text", "tokens", "tour")}
+    ours = {
+        f"rawbpf.{name}"
+        for name in ("bulk", "cli", "doctor", "introspect", "program", "sharing", "streams", "text", "tokens", "tour")
+    }
     assert loaded & (unwanted | ours) == set()
     code = "import rawbpf; print(rawbpf.diagnose, rawbpf.Token, rawbpf.send_map, rawbpf.recv_map)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
