@@ -40,10 +40,12 @@ BANNER = "=== as "
 # own setpriv, which can't change the user.)
 INIT = """\
 #!/bin/sh
-export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 LC_ALL=C.UTF-8 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3
+export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
+mkdir /dev/pts
+mount -t devpts -o ptmxmode=666 none /dev/pts
 mount -t tmpfs -o mode=1777 none /tmp
 mount -t cgroup2 none /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 ln -s /proc/self/fd /dev/fd
