@@ -10,11 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
-from rawbpf import tour
 from rawbpf.abi import BPF_ANY, BPF_EXIST
 from rawbpf.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsupported, errno_name
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
@@ -38,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 1 error, 2 usage, 3 empty or full, 4 not permitted."""
     options = _parser().parse_args(arguments)
     try:
-        result: int = options.run(options)
+        with _traced(options.trace):
+            result: int = options.run(options)
         sys.stdout.flush()
         return result
     except BrokenPipeError:
@@ -49,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError, TypeError, UsageError, NotReturned) as error:
         return _report(error, getattr(options, "json", False))
+
+
+def _traced(wanted: bool) -> AbstractContextManager[None]:
+    if not wanted:
+        return nullcontext()
+    from rawbpf.tracer import trace
+
+    return trace()
 
 
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
@@ -329,6 +337,20 @@ def _completion(options: argparse.Namespace) -> int:
 # What each command takes
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from rawbpf.diagram import explain
+
+    command: Any = int(options.command, 0) if options.command[:1].isdigit() else options.command
+    print(explain(command, None if options.attr is None else bytes.fromhex(options.attr.removeprefix("0x"))))
+    return DONE
+
+
+def _tour(options: argparse.Namespace) -> int:
+    from rawbpf import tour
+
+    return tour.main(options.simulate, options.step)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rawbpf",
@@ -347,7 +369,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example: {example}\n\n{_EXIT_CODES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        for group in groups:
+        for group in (*groups, _tracing):
             group(command)
         command.set_defaults(run=run)
 
@@ -381,13 +403,23 @@ def _parser() -> argparse.ArgumentParser:
     add("pin", _pin, "give a map a path in a bpffs", "rawbpf pin id:294 /sys/fs/bpf/events", _map, _path, _json)
     add("doctor", _doctor, "find out what works here and why not all does", "rawbpf doctor --json", _json)
     add("completion", _completion, "print a completion script", "rawbpf completion bash > rawbpf.bash", _shell)
-    add(
-        "tour",
-        lambda options: tour.main(),
-        "see a queue and a stack at work in the kernel: each step with the bpf(2) command behind it",
-        "rawbpf tour",
-    )
+    add("explain", _explain, "draw a bpf(2) command's attr, byte by byte", "rawbpf explain map_update_elem", _attr)
+    add("tour", _tour, "see queues and stacks at work: each call, as strace prints it", "rawbpf tour --step", _touring)
     return parser
+
+
+def _tracing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trace", action="store_true", help="print each bpf(2) call on stderr")
+
+
+def _attr(command: argparse.ArgumentParser) -> None:
+    command.add_argument("command", metavar="CMD", help="map_create, BPF_MAP_CREATE or its number")
+    command.add_argument("attr", metavar="HEX", nargs="?", help="the attr's bytes in hexadecimal digits")
+
+
+def _touring(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--simulate", action="store_true", help="on the simulated kernel, which needs no privilege")
+    command.add_argument("--step", action="store_true", help="wait for a key after each step")
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from rawbpf.abi import Cmd
 from rawbpf.door import ffi
-from rawbpf.fields import Field, Struct, map_info, spell, struct_of
+from rawbpf.fields import Field, Struct, map_info, spell, struct_of, without_following
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -31,11 +31,16 @@ def explain(cmd: SupportsIndex | str, attr: "CData | Buffer | None" = None, size
         attr: What bpf_attr() makes, or the bytes; None draws the layout alone.
         size: How many bytes of it are sent; None is all of them.
 
+    Addresses in what bpf_attr() made are followed: a path is shown as text. In mere bytes they may be any process's.
+
     Returns the drawing, of several lines. Raises ValueError for a command that does not exist.
     """
     command = command_of(cmd)
-    data = None if attr is None else _bytes_of(attr)[:size]
-    return draw(command, data, None if data is None else len(data))
+    if attr is None:
+        return draw(command, None, None)
+    foreign = isinstance(attr, (bytes, bytearray, memoryview))
+    data = _bytes_of(attr)[:size]
+    return draw(command, data, len(data), foreign=foreign)
 
 
 def command_of(cmd: SupportsIndex | str) -> Cmd:
@@ -55,10 +60,12 @@ def _bytes_of(attr: "CData | Buffer") -> bytes:
     return bytes(ffi.buffer(attr))  # type: ignore[arg-type]
 
 
-def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None = None) -> str:
+def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None = None, *, foreign: bool = False) -> str:
     """The drawing of explain(); `written` are the attr's bytes after the call, if the kernel may have changed them."""
     struct = struct_of(cmd)
     assert struct is not None
+    if foreign:
+        struct = struct._replace(fields=[without_following(field) for field in struct.fields])
     length = max(field.end for field in struct.fields)
     sent = "" if size is None else f", {size} sent"
     title = f"{cmd.name} ({int(cmd)}), Linux {cmd.since}: {length} bytes{sent}"

@@ -157,6 +157,13 @@ def spell(field: Field, attr: bytes, fields: list[Field]) -> str:
     return _SPELLINGS[field.kind](field, attr, fields)
 
 
+def without_following(field: Field) -> Field:
+    """The field as it is spelled without a look at the memory it points to."""
+    return field._replace(kind="pointer") if field.kind in _FOLLOWED else field
+
+
+_FOLLOWED = ("path", "string", "log", "btf")
+
 _Spelling = Callable[[Field, bytes, list[Field]], str]
 
 

@@ -84,6 +84,14 @@ def test_a_field_that_is_cut():
     assert re.search(r"3412\.\.\.\. +4660$", rawbpf.explain("map_freeze", b"\x34\x12"), re.MULTILINE)
 
 
+def test_addresses_are_followed_in_a_live_attr_only():
+    """A path is text in an attr of this process; in mere bytes it is an address of who knows whom."""
+    path = ffi.new("char[]", b"/sys/fs/bpf/events")
+    attr = bpf_attr(pathname=int(ffi.cast("uintptr_t", path)))
+    assert '"/sys/fs/bpf/events"' in rawbpf.explain("obj_get", attr, 20)
+    assert "events" not in rawbpf.explain("obj_get", bytes(ffi.buffer(attr)), 20)
+
+
 def test_no_bytes_at_all():
     """An empty attr has nothing but what is not sent."""
     assert rows(rawbpf.explain("map_freeze", b"")) == [(0, 4, "not")]
