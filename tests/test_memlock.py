@@ -166,8 +166,7 @@ def test_the_error_carries_the_hint(start):
 # The real limit, in processes of its own
 
 CREATE_1_MIB = """
-import errno, rawbpf, resource, sys
-resource.setrlimit(resource.RLIMIT_MEMLOCK, ({soft}, {hard}))
+import errno, rawbpf, resource
 rawbpf.set_memlock_rlimit({allowed})
 try:
     rawbpf.Queue(4096, 256).close()
@@ -179,8 +178,13 @@ print(resource.getrlimit(resource.RLIMIT_MEMLOCK))
 
 
 def create_1_mib(soft: int, hard: int, *, allowed: bool = True, wrapper: tuple[str, ...] = ()) -> str:
-    code = CREATE_1_MIB.format(soft=soft, hard=hard, allowed=allowed)
-    result = subprocess.run([*wrapper, sys.executable, "-c", code], capture_output=True, text=True)
+    command = [*wrapper, sys.executable, "-c", CREATE_1_MIB.format(allowed=allowed)]
+
+    def limit() -> None:
+        # Before the wrapper takes CAP_SYS_RESOURCE away.
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert result.stderr == ""
     return result.stdout.strip()
 

@@ -26,6 +26,7 @@ from tests.conftest import IS_ADMIN
 
 # The running kernel against the simulated one
 
+SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
 GUARD = b"\x5a" * 16
 CREATE, PUSH, PEEK, POP = (
     Cmd.BPF_MAP_CREATE,
@@ -412,7 +413,10 @@ TestSameAnswers = pytest.mark.creates(
     pytest.mark.real_kernel(reason="it is compared with the simulated one")(SameAnswers.TestCase)
 )
 TestSameAnswers.settings = settings(
-    max_examples=80, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=round(40 * min(SECONDS, 2)),
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 
 

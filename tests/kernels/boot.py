@@ -11,7 +11,8 @@ from typing import NamedTuple
 # a reboot, and a panic is one too (panic=-1): -no-reboot turns both into QEMU's end.
 QEMU = ("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2G")
 QUIET = ("-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot")
-COMMAND_LINE = "console=ttyS0 rdinit=/init panic=-1 loglevel=5"
+# On a busy host the kernel takes slow clocks for broken ones: it is not to check its timer and its TSC.
+COMMAND_LINE = "console=ttyS0 rdinit=/init panic=-1 loglevel=5 no_timer_check tsc=reliable"
 
 
 class Boot(NamedTuple):

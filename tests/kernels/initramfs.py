@@ -20,7 +20,7 @@ from types import TracebackType
 BUILD_SECONDS = 300
 
 # What the tests ask, if it is there.
-TOOLS = ("unshare", "strace", "bpftool")
+TOOLS = ("bash", "unshare", "strace", "bpftool")
 
 # Parts of the standard library that no test imports, and what takes most room.
 NOT_IN_STDLIB = re.compile(r"/(test|site-packages|dist-packages|config-[^/]*|idlelib|tkinter|lib2to3|turtledemo)(/|$)")
@@ -40,10 +40,12 @@ BANNER = "=== as "
 # own setpriv, which can't change the user.)
 INIT = """\
 #!/bin/sh
-export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 LC_ALL=C.UTF-8 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3
+export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
+mkdir /dev/pts
+mount -t devpts -o ptmxmode=666 none /dev/pts
 mount -t tmpfs -o mode=1777 none /tmp
 mount -t cgroup2 none /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 ln -s /proc/self/fd /dev/fd
@@ -81,6 +83,9 @@ def build(image: Path, wheel: Path | None = None) -> None:
             cpio.add(program, Path(program))
         cpio.add_tree(str(stdlib), stdlib)
         cpio.add_tree("site", site)
+        for script in site.glob("bin/*"):
+            _, _, text = script.read_text().partition("\n")
+            cpio.add_text(f"{os.path.dirname(python)}/{script.name}", f"#!{python}\n{text}", executable=True)
         cpio.add_tree("project/tests", project / "tests")
         for file in filter(Path.is_file, project.iterdir()):
             cpio.add(f"project/{file.name}", file)

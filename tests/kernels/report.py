@@ -8,7 +8,7 @@ _DOCUMENT = re.compile(rb"<\?xml.*?</testsuites>", re.DOTALL)
 
 # The reasons a test may have to skip. Everything else counts as a failure: no feature that a kernel has goes untested.
 _BY_DESIGN = re.compile(r"by design: (?:needs Linux (?P<before>before )?(?P<version>\d+\.\d+))?")
-_NOT_HERE = re.compile(r"installed|needs CAP_")
+_NOT_HERE = re.compile(r"installed|could not import|needs CAP_")
 
 
 class Run(NamedTuple):
