@@ -71,6 +71,8 @@ class Link(Descriptor):
     def pin(self, path: StrPath) -> None:
         """Gives the link a path in a bpffs (BPF_OBJ_PIN): the program stays attached until os.unlink(path). Linux 5.7.
 
+        The kernel lets go of what was pinned a moment after the unlink: the program may still run once or twice.
+
         Raises AlreadyExists, NotFound, NotPermitted.
         """
         syscall.obj_pin(self.fileno(), path)
