@@ -559,7 +559,7 @@ def test_what_fexit_sees():
         assert q.pop_many(64) == [1 << 32 | 2]
 
 
-@pytest.mark.linux("6.1")
+@pytest.mark.linux("6.2")
 def test_a_changed_result(q):
     """MODIFY_RETURN: what the program returns takes the place of the function's result, which is then not called."""
     skip_without(KINDS["fentry"])

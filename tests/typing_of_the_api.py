@@ -4,6 +4,7 @@ assert_type() says which type a caller gets. Nothing here is run.
 """
 
 import ctypes
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def attached(program: Program) -> None:
         assert_type(link, Link)
         assert_type(link.info(), LinkInfo)
         assert_type(link.info().tp_name, str | None)
-        assert_type(link.iterate().read(), bytes)
+        assert_type(link.iterate(), io.FileIO)
     for target in (Path("/sys/fs/cgroup"), b"/sys/fs/cgroup", 3, link):
         program.attach(target, attach_type=AttachType.BPF_CGROUP_INET_EGRESS).update(program, old=program)
     assert_type(Link.open(Path("/sys/fs/bpf/link")), Link)
