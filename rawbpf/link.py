@@ -174,6 +174,8 @@ def _check(wanted: _Attachment, *, target: bool = True, flags: bool = False, coo
     ):
         if given and not taken:
             raise ValueError(f"{wanted.program!r} is attached without {name} (EINVAL)")
+    if not 0 <= wanted.cookie < 2**64:
+        raise ValueError(f"cookie must be from 0 to 2**64 - 1, not {wanted.cookie}")
 
 
 @contextmanager

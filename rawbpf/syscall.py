@@ -475,6 +475,8 @@ def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
     AlreadyExists (EBUSY: this TRACING program is attached), NotPermitted,
     BpfError (EINVAL: another type of program, or one that reads more arguments than the tracepoint has). Linux 4.17.
     """
+    if name is not None and (not name or "\0" in name):
+        raise ValueError(f"{name!r} is no tracepoint's name")
     text = None if name is None else ffi.new("char[]", name.encode())
     attr = bpf_attr(
         raw_tracepoint={
