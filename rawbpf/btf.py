@@ -91,6 +91,14 @@ class Member(NamedTuple):
     bitfield_size: int
 
 
+class SectionVariable(NamedTuple):
+    """A variable of a section (BTF_KIND_DATASEC): the id of its VAR, its offset and size in bytes."""
+
+    type_id: int
+    offset: int
+    size: int
+
+
 class Btf:
     """The types of one BTF blob. Raises BtfError where it is malformed."""
 
@@ -102,7 +110,8 @@ class Btf:
             raise BtfError(f"not BTF of this machine's byte order: magic {magic:#x}, version {version}")
         if header + max(type_off + type_len, str_off + str_len) > len(data):
             raise BtfError("the BTF is cut off")
-        self._types = data[header + type_off :][:type_len]
+        self._start = header + type_off
+        self._types = data[self._start :][:type_len]
         self._strings = data[header + str_off :][:str_len]
         if not self._strings or self._strings[0] or self._strings[-1]:
             raise BtfError("BTF strings begin and end with NUL")
@@ -144,6 +153,10 @@ class Btf:
         name, info, size = _TYPE.unpack_from(self._types, self._offsets[type_id])
         return Type(type_id, Kind(info >> 24 & 0x1F), self.string(name), size, info & 0xFFFF, bool(info >> 31))
 
+    def place(self, type_id: int) -> int:
+        """Where the type's record begins in the blob, in bytes."""
+        return self._start + self._offsets[self.type(type_id).id]
+
     def find(self, kind: Kind, name: str) -> Type:
         """The first type of this kind and name; KeyError if there is none."""
         wanted = self._string_offsets(name)
@@ -168,6 +181,13 @@ class Btf:
             size = offset >> 24 if composite.kflag else 0
             result.append(Member(self.string(name), type_id, offset & 0xFFFFFF if composite.kflag else offset, size))
         return result
+
+    def variables(self, section: Type) -> list[SectionVariable]:
+        """The variables of a section, in its order: in what clang writes, offsets are still to be relocated."""
+        if section.kind != Kind.DATASEC:
+            raise BtfError(f"type {section.id} ({section.kind.name}) has no variables")
+        start = self._offsets[section.id] + 12
+        return [SectionVariable(*_TRIPLE.unpack_from(self._types, start + 12 * i)) for i in range(section.vlen)]
 
     def enumerators(self, enum: Type) -> dict[str, int]:
         """The names and values of an enum."""
