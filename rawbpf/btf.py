@@ -60,11 +60,11 @@ _MODIFIERS = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_
 _HEADER = struct.Struct("=HBBIIIII")
 _TYPE = struct.Struct("=III")
 _TRIPLE = struct.Struct("=III")
-_ENUM = struct.Struct("=Ii")
-_ENUM64 = struct.Struct("=IiI")
+_PAIR = struct.Struct("=II")
+_WORD = struct.Struct("=I")
 
 _MAGIC = 0xEB9F
-_POINTER_SIZE = struct.calcsize("P")
+POINTER_SIZE = struct.calcsize("P")
 
 
 class BtfError(ValueError):
@@ -97,6 +97,16 @@ class SectionVariable(NamedTuple):
     type_id: int
     offset: int
     size: int
+
+
+class Integer(NamedTuple):
+    """What an INT says beyond its size: which of its bits count, from which bit on, and how they are read."""
+
+    bits: int
+    bit_offset: int
+    signed: bool
+    char: bool
+    boolean: bool
 
 
 class Btf:
@@ -184,19 +194,34 @@ class Btf:
 
     def variables(self, section: Type) -> list[SectionVariable]:
         """The variables of a section, in its order: in what clang writes, offsets are still to be relocated."""
-        if section.kind != Kind.DATASEC:
-            raise BtfError(f"type {section.id} ({section.kind.name}) has no variables")
+        self._check_kind(section, Kind.DATASEC)
         start = self._offsets[section.id] + 12
         return [SectionVariable(*_TRIPLE.unpack_from(self._types, start + 12 * i)) for i in range(section.vlen)]
 
+    def integer(self, found: Type) -> Integer:
+        """The encoding of an INT."""
+        self._check_kind(found, Kind.INT)
+        (word,) = _WORD.unpack_from(self._types, self._offsets[found.id] + 12)
+        return Integer(word & 0xFF, word >> 16 & 0xFF, bool(word & 1 << 24), bool(word & 1 << 25), bool(word & 1 << 26))
+
     def enumerators(self, enum: Type) -> dict[str, int]:
-        """The names and values of an enum."""
+        """The names and values of an enum.
+
+        They are signed if the type's kflag says so. clang before 15 does not set it: there -1 is 4294967295.
+        """
+        self._check_kind(enum, Kind.ENUM, Kind.ENUM64)
         start = self._offsets[enum.id] + 12
         if enum.kind == Kind.ENUM64:
-            entries = (_ENUM64.unpack_from(self._types, start + 12 * i) for i in range(enum.vlen))
-            return {self.string(name): low & 0xFFFFFFFF | high << 32 for name, low, high in entries}
-        pairs = (_ENUM.unpack_from(self._types, start + 8 * i) for i in range(enum.vlen))
-        return {self.string(name): value for name, value in pairs}
+            entries = (_TRIPLE.unpack_from(self._types, start + 12 * i) for i in range(enum.vlen))
+            values = {self.string(name): low | high << 32 for name, low, high in entries}
+            bits = 64
+        else:
+            pairs = (_PAIR.unpack_from(self._types, start + 8 * i) for i in range(enum.vlen))
+            values = {self.string(name): value for name, value in pairs}
+            bits = 32
+        if not enum.kflag:
+            return values
+        return {name: value - (1 << bits) if value >> bits - 1 else value for name, value in values.items()}
 
     def resolve(self, type_id: int) -> Type:
         """The type behind typedefs, const and the like."""
@@ -211,6 +236,7 @@ class Btf:
 
     def array(self, found: Type) -> tuple[int, int]:
         """The element type's id and the number of elements of an array."""
+        self._check_kind(found, Kind.ARRAY)
         element, _, count = _TRIPLE.unpack_from(self._types, self._offsets[found.id] + 12)
         return element, count
 
@@ -220,7 +246,7 @@ class Btf:
         for _ in range(len(self._offsets)):
             found = self.resolve(type_id)
             if found.kind != Kind.ARRAY:
-                return count * (_POINTER_SIZE if found.kind == Kind.PTR else found.size)
+                return count * (POINTER_SIZE if found.kind == Kind.PTR else found.size)
             type_id, elements = self.array(found)
             count *= elements
         raise BtfError(f"array type {type_id} contains itself")
@@ -247,10 +273,14 @@ class Btf:
         return result
 
     def _triples(self, found: Type) -> list[tuple[int, int, int]]:
-        if found.kind not in (Kind.STRUCT, Kind.UNION):
-            raise BtfError(f"type {found.id} ({found.kind.name}) has no members")
+        self._check_kind(found, Kind.STRUCT, Kind.UNION)
         start = self._offsets[found.id] + 12
         return [_TRIPLE.unpack_from(self._types, start + 12 * i) for i in range(found.vlen)]
+
+    def _check_kind(self, found: Type, *kinds: Kind) -> None:
+        if found.kind not in kinds:
+            wanted = " or ".join(kind.name for kind in kinds)
+            raise BtfError(f"type {found.id} is {found.kind.name}, not {wanted}")
 
 
 @functools.cache

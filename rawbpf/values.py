@@ -37,7 +37,14 @@ class Codec(Protocol[T]):
 ValueSpec: TypeAlias = "int | str | struct.Struct | type[ctypes._CData] | Codec[Any]"
 
 
-class RawBytes:
+class OwnCodec:
+    """rawbpf's own codecs, whose encode() makes `size` bytes or raises: they need no CheckedCodec around them.
+
+    A codec that knows a way with many values that is faster than one by one has encode_all() and decode_all().
+    """
+
+
+class RawBytes(OwnCodec):
     """Bytes as they are: any contiguous buffer of the right length in, bytes out."""
 
     def __init__(self, size: int) -> None:
@@ -77,7 +84,7 @@ def _bytes_of(value: "Buffer", size: int) -> bytes:
     return data
 
 
-class StructFormat:
+class StructFormat(OwnCodec):
     """A struct format: one field gives scalars, several give tuples.
 
     Native formats ("IH") align as C does but, as the struct module says, add no padding at the end: close with
@@ -153,7 +160,7 @@ class _Scalars:
             values += some
 
 
-class CtypesType:
+class CtypesType(OwnCodec):
     """A ctypes type: structures and arrays as instances of it, simple types (c_uint32) as Python values."""
 
     def __init__(self, ctype: "type[ctypes._CData]") -> None:
@@ -188,7 +195,7 @@ class CtypesType:
         return f"ctypes {self._ctype.__name__}"
 
 
-class CheckedCodec:
+class CheckedCodec(OwnCodec):
     """A codec of the user's own, whose encode() can't reach the kernel with a buffer of another size."""
 
     def __init__(self, codec: Codec[Any]) -> None:
@@ -208,8 +215,8 @@ def codec_for(spec: ValueSpec) -> Codec[Any]:
 
     Raises TypeError for what is none of them, ValueError for a size or struct format that no value can have.
     """
-    if isinstance(spec, (RawBytes, StructFormat, CtypesType, CheckedCodec)):
-        return spec
+    if isinstance(spec, OwnCodec):
+        return cast("Codec[Any]", spec)
     if isinstance(spec, int) and not isinstance(spec, bool):
         return RawBytes(spec)
     if isinstance(spec, str):
