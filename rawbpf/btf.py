@@ -120,7 +120,7 @@ class Btf:
             raise BtfError(f"not BTF of this machine's byte order: magic {magic:#x}, version {version}")
         if header + max(type_off + type_len, str_off + str_len) > len(data):
             raise BtfError("the BTF is cut off")
-        self._start = header + type_off
+        self._start: int = header + type_off
         self._types = data[self._start :][:type_len]
         self._strings = data[header + str_off :][:str_len]
         if not self._strings or self._strings[0] or self._strings[-1]:
