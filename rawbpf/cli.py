@@ -19,7 +19,7 @@ from rawbpf.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsuppo
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
 from rawbpf.privileges import proc_fields
 from rawbpf.streams import Feed, NotReturned, Stop, drain
-from rawbpf.syscall import check_map_name, describe
+from rawbpf.syscall import check_name, describe
 from rawbpf.text import Form, Struct, form_for, integer
 from rawbpf.version import __version__
 
@@ -153,7 +153,7 @@ def _name_of(path: str) -> str:
     """The pin's own name, if a map may have it."""
     name = os.path.basename(path)[:15]
     try:
-        check_map_name(name)
+        check_name(name)
     except ValueError:
         return ""
     return name

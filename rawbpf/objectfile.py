@@ -108,10 +108,12 @@ class ObjectFile:
             BpfError: Another of the calls failed.
             ImportError: pyelftools is not installed.
         """
-        with open(path, "rb") as file:
-            declarations = read(file.read())
-        stem = os.path.basename(os.fsdecode(path)).partition(".")[0]
-        return cls(declarations, stem, variables or {}, pin_root)
+        name = os.fsdecode(path)
+        try:
+            declarations = read(Path(name).read_bytes())
+            return cls(declarations, os.path.basename(name).partition(".")[0], variables or {}, pin_root)
+        except ObjectFileError as error:
+            raise ObjectFileError(f"{name!r}: {error}") from error
 
     def __init__(
         self, declarations: Declarations, name: str, variables: Mapping[str, Any], pin_root: syscall.StrPath

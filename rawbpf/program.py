@@ -107,7 +107,7 @@ class Program(Descriptor):
             NotPermitted: No CAP_BPF, or the type needs CAP_NET_ADMIN or CAP_PERFMON as well (EPERM).
         """
         code = instructions if isinstance(instructions, bytes) else assemble(instructions)
-        syscall.check_map_name(name)
+        syscall.check_name(name)
         keep = [ffi.new("char[]", code), ffi.new("char[]", license.encode())]
         fields = {
             "prog_type": prog_type,

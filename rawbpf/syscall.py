@@ -450,16 +450,16 @@ def check_fd(fd: int) -> int:
     return fd
 
 
-def check_map_name(name: str) -> None:
-    """A map's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
+def check_name(name: str) -> None:
+    """A map's or program's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"map name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
+        raise ValueError(f"the name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
     if len(name) >= BPF_OBJ_NAME_LEN:
-        raise ValueError(f"map name {name!r} has {len(name)} characters: the kernel takes 15 (EINVAL)")
+        raise ValueError(f"the name {name!r} has {len(name)} characters: the kernel takes 15 (EINVAL)")
 
 
 def _map_name(name: str) -> bytes:
-    check_map_name(name)
+    check_name(name)
     return name.encode()
 
 
