@@ -7,11 +7,11 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsIndex, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.descriptor import Descriptor
+from rawbpf.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import POLL, Follow
@@ -44,12 +44,6 @@ _ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WR
 # Looking a function up in `lib` takes a tenth of the call.
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
-
-
-class HasFileno(Protocol):
-    """Anything with a descriptor: a file, a socket, a token."""
-
-    def fileno(self) -> int: ...
 
 
 if TYPE_CHECKING:
@@ -132,7 +126,7 @@ class Map(Descriptor, Generic[T]):
             max_entries,
             map_flags=flags,
             numa_node=numa_node,
-            token_fd=None if token is None else _fileno(token),
+            token_fd=None if token is None else fileno_of(token),
         )
         try:
             self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
@@ -655,10 +649,6 @@ def _count(name: str, number: SupportsIndex) -> int:
     if count < 0:
         raise ValueError(f"{name} must not be negative")
     return count
-
-
-def _fileno(token: int | HasFileno) -> int:
-    return token if isinstance(token, int) else token.fileno()
 
 
 def _after_fork_in_child() -> None:
