@@ -194,7 +194,7 @@ def map_create(
         map_token_fd=0 if token_fd is None else check_fd(token_fd),
     )
     if attr.map_type in QUEUE_AND_STACK:
-        _check_rules(attr)
+        check_rules(attr)
     kind = MapType(map_type).name.removeprefix("BPF_MAP_TYPE_").lower()
     return create(attr, f"{kind} {map_name!r}" if map_name else f"the {kind}")
 
@@ -463,7 +463,7 @@ def _map_name(name: str) -> bytes:
     return name.encode()
 
 
-def _check_rules(attr: "CData") -> None:
+def check_rules(attr: "CData") -> None:
     """The rules of queue_stack_map_alloc_check(), and two that the kernel forgets to check."""
     if attr.key_size != 0:
         raise ValueError(f"key_size must be 0, not {attr.key_size}: queue and stack maps have no key (EINVAL)")
