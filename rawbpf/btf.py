@@ -102,6 +102,14 @@ class Member(NamedTuple):
     bitfield_size: int
 
 
+class SectionVariable(NamedTuple):
+    """A variable of a section (BTF_KIND_DATASEC): the id of its VAR, its offset and size in bytes."""
+
+    type_id: int
+    offset: int
+    size: int
+
+
 class Integer(NamedTuple):
     """What an INT says beyond its size: which of its bits count, from which bit on, and how they are read."""
 
@@ -110,14 +118,6 @@ class Integer(NamedTuple):
     signed: bool
     char: bool
     boolean: bool
-
-
-class SectionVariable(NamedTuple):
-    """A variable of a section (BTF_KIND_DATASEC): the id of its VAR, its offset and size in bytes."""
-
-    type_id: int
-    offset: int
-    size: int
 
 
 class Btf:
@@ -133,7 +133,7 @@ class Btf:
             raise BtfError(f"BTF has a header of {_HEADER.size} bytes, this one says {header}")
         if header + max(type_off + type_len, str_off + str_len) > len(data):
             raise BtfError("the BTF is cut off")
-        self._start = header + type_off
+        self._start: int = header + type_off
         self._types = data[self._start :][:type_len]
         self._strings = data[header + str_off :][:str_len]
         if not self._strings or self._strings[0] or self._strings[-1]:
@@ -181,7 +181,7 @@ class Btf:
 
     def place(self, type_id: int) -> int:
         """Where the type's record begins in the blob, in bytes."""
-        return self._start + int(self._offsets[self.type(type_id).id])
+        return self._start + self._offsets[self.type(type_id).id]
 
     def find(self, kind: Kind, name: str) -> Type:
         """The first type of this kind and name; KeyError if there is none."""
@@ -208,14 +208,14 @@ class Btf:
             result.append(Member(self.string(name), type_id, offset & 0xFFFFFF if composite.kflag else offset, size))
         return result
 
+    def variables(self, section: Type) -> list[SectionVariable]:
+        """The variables of a section, in its order: in what clang writes, offsets are still to be relocated."""
+        return [SectionVariable(*entry) for entry in self._entries(section, _TRIPLE, Kind.DATASEC)]
+
     def integer(self, found: Type) -> Integer:
         """The encoding of an INT."""
         word = self._word(found, Kind.INT)
         return Integer(word & 0xFF, word >> 16 & 0xFF, bool(word & 1 << 24), bool(word & 1 << 25), bool(word & 1 << 26))
-
-    def variables(self, section: Type) -> list[SectionVariable]:
-        """The variables of a section, in its order: in what clang writes, offsets are still to be relocated."""
-        return [SectionVariable(*entry) for entry in self._entries(section, _TRIPLE, Kind.DATASEC)]
 
     def parameters(self, prototype: Type) -> list[tuple[str, int]]:
         """The names and type ids of a FUNC_PROTO's parameters; ("", 0) at the end stands for "..."."""
@@ -282,21 +282,21 @@ class Btf:
     def fields(self, composite: Type, depth: int = 8) -> dict[str, tuple[int, int]]:
         """Byte offset and size of every named member, by path; structs within are followed `depth` deep."""
         result: dict[str, tuple[int, int]] = {}
-        self._add_fields(composite, "", 0, depth, result)
+        for count, (path, offset, size) in enumerate(self._walk(composite, "", 0, depth)):
+            if count == _MOST_FIELDS:
+                raise BtfError(f"type {composite.id} has more than {_MOST_FIELDS} members")
+            if path:
+                result.setdefault(path, (offset, size))
         return result
 
-    def _add_fields(
-        self, composite: Type, prefix: str, base: int, depth: int, result: dict[str, tuple[int, int]]
-    ) -> None:
+    def _walk(self, composite: Type, prefix: str, base: int, depth: int) -> Iterator[tuple[str, int, int]]:
+        """Path, offset and size of each member; one without a name has no path, and size 0."""
         for member in self.members(composite):
             inner = self.resolve(member.type_id)
-            offset, path = base + member.bit_offset // 8, prefix + member.name
-            if member.name:
-                result.setdefault(path, (offset, self.size_of(member.type_id)))
-            if len(result) > _MOST_FIELDS:
-                raise BtfError(f"type {composite.id} has more than {_MOST_FIELDS} members")
+            path, offset = prefix + member.name, base + member.bit_offset // 8
+            yield (path, offset, self.size_of(member.type_id)) if member.name else ("", offset, 0)
             if inner.kind in (Kind.STRUCT, Kind.UNION) and depth:
-                self._add_fields(inner, f"{path}." if member.name else prefix, offset, depth - 1, result)
+                yield from self._walk(inner, f"{path}." if member.name else prefix, offset, depth - 1)
 
     def _entries(self, found: Type, layout: struct.Struct, *kinds: Kind) -> Iterator[tuple[int, ...]]:
         """What stands behind struct btf_type, vlen times."""

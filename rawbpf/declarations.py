@@ -20,7 +20,7 @@ from rawbpf import btfext, elf
 from rawbpf.abi import BPF_OBJ_NAME_LEN, MapType
 from rawbpf.btf import Btf, BtfError, Kind, Type
 from rawbpf.elf import Elf, ObjectFileError, Section
-from rawbpf.linking import Linked, Linker
+from rawbpf.linking import Linked, Linker, Reference
 from rawbpf.sections import SectionKind, kind_of_section
 
 LIBBPF_PIN_NONE, LIBBPF_PIN_BY_NAME = 0, 1
@@ -76,13 +76,21 @@ class DataSection(NamedTuple):
         return self.section.name.startswith(".rodata")
 
 
+class MapReference(NamedTuple):
+    """The 64-bit load at `slot` is to get a map, or (offset not None) an address in a section's value."""
+
+    slot: int
+    name: str
+    offset: int | None
+
+
 class ProgramDeclaration(NamedTuple):
     """A program with all functions it calls, ready but for the descriptors of the maps."""
 
     name: str
-    section: str
     kind: SectionKind
     linked: Linked
+    references: list[MapReference]
 
 
 class Declarations(NamedTuple):
@@ -92,7 +100,6 @@ class Declarations(NamedTuple):
     btf: Btf
     btf_data: bytes
     empty_struct: int
-    maps_section: Section | None
     maps: dict[str, MapDeclaration]
     data: dict[str, DataSection]
     programs: dict[str, ProgramDeclaration]
@@ -113,19 +120,13 @@ def _read(file: Elf) -> Declarations:
     btf = Btf(blob)
     ext = file.section(".BTF.ext")
     records = btfext.read(ext.data, btf) if ext else btfext.BtfExt({}, {}, {})
-    linker = Linker(file, records)
-    programs = dict(_programs(linker, records, btf))
+    maps = dict(_maps(file, btf))
+    data = {data.section.name: data for data in _data_sections(file, btf)}
+    _check_relocations(records, btf)
+    programs = {program.name: program for program in _programs(Linker(file, records), maps, data)}
     license_section = file.section("license")
-    return Declarations(
-        license_section.data.split(b"\0")[0].decode("ascii", "replace") if license_section else "",
-        btf,
-        blob,
-        empty_struct,
-        file.section(".maps"),
-        dict(_maps(file, btf)),
-        {data.section.name: data for data in _data_sections(file, btf)},
-        programs,
-    )
+    text = license_section.data.split(b"\0")[0].decode("ascii", "replace") if license_section else ""
+    return Declarations(text, btf, blob, empty_struct, maps, data, programs)
 
 
 def _check_sections(file: Elf) -> None:
@@ -139,8 +140,8 @@ def _check_sections(file: Elf) -> None:
             if section.name in seen:
                 raise ObjectFileError(f"two sections are named {section.name!r}")
             seen.add(section.name)
-        if (section.name == ".maps" or _is_data(section)) and file.relocations.get(section.index):
-            symbol = file.relocations[section.index][0].symbol
+        if (section.name == ".maps" or _is_data(section)) and file.relocations.get(section.number):
+            symbol = file.relocations[section.number][0].symbol
             raise ObjectFileError(f"section {section.name!r} holds the address of {symbol}: only programs may hold one")
 
 
@@ -161,7 +162,7 @@ def _btf_for_the_kernel(file: Elf) -> tuple[bytes, int]:
     if section is None:
         raise ObjectFileError("there is no section '.BTF': compile with clang -g")
     data = bytearray(section.data)
-    for relocation in file.relocations.get(section.index, []):
+    for relocation in file.relocations.get(section.number, []):
         if relocation.offset + 4 > len(data):
             raise ObjectFileError(f"section '.BTF': a relocation to {relocation.symbol} is behind its end")
         if relocation.symbol.section is None:
@@ -255,7 +256,8 @@ def _map(btf: Btf, name: str, offset: int, definition: Type) -> MapDeclaration:
     return MapDeclaration(
         name[: BPF_OBJ_NAME_LEN - 1],
         offset,
-        **numbers | {"type": MapType(numbers["type"])},
+        MapType(numbers.pop("type")),
+        **numbers,
         key_type_id=types["key"],
         value_type_id=types["value"],
     )
@@ -312,19 +314,38 @@ def _described(section: Section, btf: Btf) -> tuple[int, dict[str, Variable]]:
 # Programs
 
 
-def _programs(linker: Linker, records: btfext.BtfExt, btf: Btf) -> Iterator[tuple[str, ProgramDeclaration]]:
-    for name, relocations in records.core_relocations.items():
+def _check_relocations(records: btfext.BtfExt, btf: Btf) -> None:
+    for section, relocations in records.core_relocations.items():
         for relocation in relocations:
             raise ObjectFileError(
-                f"section {name!r}, instruction {relocation.offset // 8}: a CO-RE relocation of "
+                f"section {section!r}, instruction {relocation.offset // 8}: a CO-RE relocation of "
                 f"{btf.type(relocation.type_id).name!r} is not supported; "
                 "compile without preserve_access_index, or give the offset in a constant"
             )
+
+
+def _programs(
+    linker: Linker, maps: dict[str, MapDeclaration], data: dict[str, DataSection]
+) -> Iterator[ProgramDeclaration]:
     for function in linker.programs():
         section = function.section.name
         kind = kind_of_section(section)
         if kind is None:
-            raise ObjectFileError(
-                f"section {section!r}, function {function.name!r}: no program type is known by this name"
-            )
-        yield function.name, ProgramDeclaration(function.name, section, kind, linker.link(function))
+            raise ObjectFileError(f"section {section!r}, function {function.name!r}: no program type has this name")
+        linked = linker.link(function)
+        references = [_map_reference(reference, maps, data) for reference in linked.references]
+        yield ProgramDeclaration(function.name, kind, linked, references)
+
+
+def _map_reference(reference: Reference, maps: dict[str, MapDeclaration], data: dict[str, DataSection]) -> MapReference:
+    section, offset = reference.section, reference.offset
+    if section.name == ".maps":
+        for name, declaration in maps.items():
+            if declaration.offset == offset:
+                return MapReference(reference.slot, name, None)
+        raise ObjectFileError(f"{reference.where} refers to byte {offset} of section '.maps': no map begins there")
+    if section.name not in data:
+        raise ObjectFileError(f"{reference.where} refers to section {section.name!r}, which holds no variables")
+    if not 0 <= offset < section.size:
+        raise ObjectFileError(f"{reference.where} refers to byte {offset} of section {section.name!r}: behind its end")
+    return MapReference(reference.slot, section.name, offset)

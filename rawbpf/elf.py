@@ -28,7 +28,7 @@ class ObjectFileError(ValueError):
 class Section(NamedTuple):
     """A section: its bytes (none for .bss), its size in bytes, and whether it holds instructions."""
 
-    index: int
+    number: int
     name: str
     data: bytes
     size: int
@@ -103,7 +103,7 @@ def _read(file: Any, length: int) -> Elf:
         raise ObjectFileError(f"{file.num_sections()} sections do not fit the file's {length} bytes")
     raw = list(file.iter_sections())
     _check_room(raw, length)
-    sections = [_section(index, section) for index, section in enumerate(raw)]
+    sections = [_section(number, section) for number, section in enumerate(raw)]
     tables = [section for section in raw if section["sh_type"] == "SHT_SYMTAB"]
     if len(tables) != 1:
         raise ObjectFileError("the file has no symbol table: was it stripped? (llvm-strip -g keeps what is needed)")
@@ -120,7 +120,7 @@ def _check_room(raw: list[Any], length: int) -> None:
             raise ObjectFileError(f"a name in section {section.name!r} is longer than {_NAME_MAX} bytes")
 
 
-def _section(index: int, section: Any) -> Section:
+def _section(number: int, section: Any) -> Section:
     flags, size = section["sh_flags"], section["sh_size"]
     if flags & _SHF_COMPRESSED:
         raise ObjectFileError(f"section {section.name!r} is compressed")
@@ -134,7 +134,7 @@ def _section(index: int, section: Any) -> Section:
         data = section.data()
         if len(data) != size:
             raise ObjectFileError(f"section {section.name!r} is cut off: {len(data)} of {size} bytes")
-    return Section(index, section.name, data, size, bool(flags & _SHF_EXECINSTR and flags & _SHF_ALLOC))
+    return Section(number, section.name, data, size, bool(flags & _SHF_EXECINSTR and flags & _SHF_ALLOC))
 
 
 def _symbols(table: Any, sections: list[Section], length: int) -> Iterator[Symbol]:
@@ -182,7 +182,7 @@ def _relocations(
             if number >= len(symbols):
                 raise ObjectFileError(f"section {table.name!r} names symbol {number}, and there are {len(symbols)}")
             entries.append(Relocation(entry["r_offset"], entry["r_info_type"], symbols[number]))
-        yield changed.index, entries
+        yield changed.number, entries
 
 
 def _check_count(table: Any, length: int) -> None:

@@ -17,6 +17,7 @@ _CLOSE = re.compile(r"\}(?: (?P<name>\w+))?;")
 _FIELD = re.compile(
     r"(?P<ctype>\w+) +(?P<name>\w+)(?:\[(?P<count>\d+)\])?; +/\* +(?P<offset>\d+)  (?P<since>[\d.]+) \*/"
 )
+_INFOS = ("bpf_map_info", "bpf_btf_info")
 _PADDING = "uint32_t :32;"
 
 
@@ -41,9 +42,9 @@ def load() -> dict[str, list[Field]]:
 
 
 def parse(text: str) -> dict[str, list[Field]]:
-    """The fields of each command of union bpf_attr and of struct bpf_map_info, in the order of the text.
+    """The fields of each command of union bpf_attr and of the info structs, in the order of the text.
 
-    Keys are command names ("BPF_MAP_CREATE") and "bpf_map_info". Raises ValueError on a line
+    Keys are command names ("BPF_MAP_CREATE") and struct names ("bpf_map_info"). Raises ValueError on a line
     inside a type that is neither a field with its offset and version nor padding.
     """
     table: dict[str, list[Field]] = {}
@@ -51,8 +52,8 @@ def parse(text: str) -> dict[str, list[Field]]:
     for line in lines:
         if not (match := _TYPE.fullmatch(line)):
             continue
-        if match["tag"] == "bpf_map_info":
-            table["bpf_map_info"] = _block(lines)
+        if match["tag"] in _INFOS:
+            table[match["tag"]] = _block(lines)
         elif match["tag"] == "bpf_attr":
             for member in iter(lambda: next(lines), "};"):
                 if match := _OPEN.fullmatch(member):

@@ -56,7 +56,7 @@ class Linker:
 
     def __init__(self, elf: Elf, ext: BtfExt) -> None:
         self._ext = ext
-        self._functions = {(f.section.index, f.start): f for f in _functions(elf)}
+        self._functions = {(f.section.number, f.start): f for f in _functions(elf)}
         self._relocations = {
             index: {relocation.offset: relocation for relocation in relocations}
             for index, relocations in elf.relocations.items()
@@ -97,7 +97,7 @@ class Linker:
 
     def _targets(self, function: Function) -> Iterator[tuple[int, "Function | Reference"]]:
         """What the function's calls and 64-bit loads refer to, each with its slot."""
-        relocations = self._relocations.get(function.section.index, {})
+        relocations = self._relocations.get(function.section.number, {})
         for slot, opcode, src, imm in _walk(function):
             at = function.start + slot * _SLOT
             relocation = relocations.get(at)
@@ -122,7 +122,7 @@ class Linker:
         return Reference(0, symbol.section, symbol.offset + imm, _where(function))
 
     def _function_at(self, caller: Function, section: Section, start: int) -> Function:
-        found = self._functions.get((section.index, start))
+        found = self._functions.get((section.number, start))
         if found is None:
             raise ObjectFileError(
                 f"{_where(caller)} calls byte {start} of section {section.name!r}: no function is there"

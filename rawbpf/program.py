@@ -59,6 +59,16 @@ class FuncInfo(NamedTuple):
     type_id: int
 
 
+class LineInfo(NamedTuple):
+    """Which line of C an instruction comes from, for the verifier's log and bpftool: file name and text are offsets of
+    BTF strings, `line_col` is line << 10 | column."""
+
+    instruction: int
+    file_name_off: int
+    line_off: int
+    line_col: int
+
+
 class Program(Descriptor):
     """A loaded BPF program. Holds one descriptor; close it or use `with`.
 
@@ -79,6 +89,7 @@ class Program(Descriptor):
         expected_attach_type: int = 0,
         btf_fd: int = 0,
         func_info: Sequence[FuncInfo] = (),
+        line_info: Sequence[LineInfo] = (),
     ) -> None:
         """Loads the program (BPF_PROG_LOAD).
 
@@ -89,7 +100,7 @@ class Program(Descriptor):
             license: "GPL" gives access to all helpers; those of queue and stack maps need no particular one.
             flags: prog_flags, such as BPF_F_SLEEPABLE.
             expected_attach_type: For program types that want it.
-            btf_fd, func_info: BTF for callbacks; Linux 5.0.
+            btf_fd, func_info, line_info: BTF of the functions, needed for callbacks, and of their lines; Linux 5.0.
 
         Raises:
             VerifierError: The kernel refused the program; the verifier's log is in the exception.
@@ -107,15 +118,16 @@ class Program(Descriptor):
             "prog_name": name.encode(),
             "expected_attach_type": expected_attach_type,
         }
-        if func_info:
-            records = ffi.new("uint32_t[]", [number for info in func_info for number in info])
-            keep.append(records)
-            fields |= {
-                "prog_btf_fd": btf_fd,
-                "func_info_rec_size": 8,
-                "func_info": _address(records),
-                "func_info_cnt": len(func_info),
-            }
+        for what, records in (("func_info", func_info), ("line_info", line_info)):
+            if records:
+                numbers = ffi.new("uint32_t[]", [number for record in records for number in record])
+                keep.append(numbers)
+                fields |= {
+                    "prog_btf_fd": btf_fd,
+                    f"{what}_rec_size": 4 * len(records[0]),
+                    what: _address(numbers),
+                    f"{what}_cnt": len(records),
+                }
         attr = syscall.bpf_attr(**fields)
         self.name = name
         self.prog_type = ProgType(prog_type)

@@ -51,7 +51,8 @@ ATTR_SIZE = {
     Cmd.BPF_MAP_GET_NEXT_ID: 12,
     Cmd.BPF_MAP_GET_FD_BY_ID: 12,
     Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
-    Cmd.BPF_BTF_LOAD: 28,
+    Cmd.BPF_BTF_LOAD: 40,
+    Cmd.BPF_BTF_GET_FD_BY_ID: 4,
     Cmd.BPF_TOKEN_CREATE: 8,
 }
 
@@ -100,6 +101,18 @@ class MapInfo(NamedTuple):
     btf_value_type_id: int
     btf_vmlinux_id: int
     map_extra: int
+
+
+class BtfInfo(NamedTuple):
+    """struct bpf_btf_info: what BPF_OBJ_GET_INFO_BY_FD says of type information. `data` is the blob itself.
+
+    `kernel_btf` is whether it is the kernel's own (`name` "vmlinux") or a module's; before 5.11 that is not known.
+    """
+
+    data: bytes
+    id: int
+    name: str
+    kernel_btf: bool
 
 
 # The bare call
