@@ -8,11 +8,14 @@ Source: Documentation/bpf/btf.rst.
 """
 
 import functools
+import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import NamedTuple
+
+from rawbpf import syscall
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
@@ -139,6 +142,18 @@ class Btf:
         if not self._strings or self._strings[0] or self._strings[-1]:
             raise BtfError("BTF strings begin and end with NUL")
         self._offsets = self._index()
+
+    @classmethod
+    def from_id(cls, btf_id: int) -> "Btf":
+        """The types that a map or program has loaded with it: MapInfo.btf_id says which.
+
+        Raises NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. NotFound (ENOENT). Linux 4.18.
+        """
+        fd = syscall.btf_get_fd_by_id(btf_id)
+        try:
+            return cls(syscall.btf_info(fd).data)
+        finally:
+            os.close(fd)
 
     def _index(self) -> "array[int]":
         """Where each type begins, by id; id 0 is void and has no record."""

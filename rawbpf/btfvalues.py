@@ -187,8 +187,8 @@ class BtfCodec(OwnCodec):
     """
 
     def __init__(self, btf: Btf, type_id: int) -> None:
-        self._btf = btf
-        self._type_id = type_id
+        self.btf = btf
+        self.type_id = type_id
         self._plan = _Planner(btf).plan(type_id)
         self.size = self._plan.size
         self.name = _name_of(btf, type_id)
@@ -210,10 +210,10 @@ class BtfCodec(OwnCodec):
         values += items if self._plan.unfold is None else map(self._plan.unfold, items)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BtfCodec, (self._btf, self._type_id)
+        return BtfCodec, (self.btf, self.type_id)
 
     def __repr__(self) -> str:
-        return f"BTF {self.name or f'type {self._type_id}'}"
+        return f"BTF {self.name or f'type {self.type_id}'}"
 
 
 def _name_of(btf: Btf, type_id: int) -> str:
