@@ -491,6 +491,15 @@ struct bpf_link_info {
     };
 };
 
+struct bpf_btf_info {
+    uint64_t btf;                           /*  0  4.18 */
+    uint32_t btf_size;                      /*  8  4.18 */
+    uint32_t id;                            /* 12  4.18 */
+    uint64_t name;                          /* 16  5.11 */
+    uint32_t name_len;                      /* 24  5.11 */
+    uint32_t kernel_btf;                    /* 28  5.11 */
+};
+
 /* The door: every call into the kernel passes bpf(). It returns what the
  * system call does inside the kernel: 0 or more, or a negative errno. */
 int bpf(int cmd, void *attr, uint32_t size);

@@ -35,11 +35,11 @@ from rawbpf.values import OwnCodec
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
-# How large a type may be: bytes of a value, Python objects that one value becomes, members of all structs in it,
-# and how deep structs and arrays may be nested.
+# How large a type may be: bytes of a value, Python objects that one value becomes (16 bytes of text count as one),
+# members of all structs in it, and how deep structs and arrays may be nested.
 _MOST_BYTES = 1 << 26
 _MOST_OBJECTS = 1 << 23
-_MOST_MEMBERS = 1 << 16
+_MOST_MEMBERS = 1 << 14
 _DEEPEST = 32
 
 # An enum with more enumerators than any in use is read as int: making the class costs milliseconds per thousand.
@@ -187,8 +187,8 @@ class BtfCodec(OwnCodec):
     """
 
     def __init__(self, btf: Btf, type_id: int) -> None:
-        self._btf = btf
-        self._type_id = type_id
+        self.btf = btf
+        self.type_id = type_id
         self._plan = _Planner(btf).plan(type_id)
         self.size = self._plan.size
         self.name = _name_of(btf, type_id)
@@ -210,10 +210,10 @@ class BtfCodec(OwnCodec):
         values += items if self._plan.unfold is None else map(self._plan.unfold, items)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BtfCodec, (self._btf, self._type_id)
+        return BtfCodec, (self.btf, self.type_id)
 
     def __repr__(self) -> str:
-        return f"BTF {self.name or f'type {self._type_id}'}"
+        return f"BTF {self.name or f'type {self.type_id}'}"
 
 
 def _name_of(btf: Btf, type_id: int) -> str:
@@ -234,6 +234,7 @@ class _Planner:
         self._plans: dict[int, _Plan] = {}
         self._entered: list[int] = []
         self._members = 0
+        self._enums: dict[int, type[IntEnum] | None] = {}
 
     def plan(self, type_id: int) -> _Plan:
         found = self._btf.resolve(type_id)
@@ -282,12 +283,13 @@ class _Planner:
 
     def enum_class(self, found: Type, name: str) -> type[IntEnum] | None:
         """The class for an enum's values; None for one whose values stay int."""
-        if found.vlen > _MOST_ENUMERATORS:
-            return None
-        values = self._btf.enumerators(found)
-        # Names that an Enum has for itself.
-        usable = tuple((name, value) for name, value in values.items() if name not in _ENUM_NAMES and name[:1] != "_")
-        return _enum_class(name or "enum", usable) if usable else None
+        if found.id not in self._enums:
+            few = found.vlen <= _MOST_ENUMERATORS
+            values = self._btf.enumerators(found).items() if few else ()
+            # Without the names that an Enum has for itself.
+            usable = tuple((each, value) for each, value in values if each not in _ENUM_NAMES and each[:1] != "_")
+            self._enums[found.id] = _enum_class(name or "enum", usable) if usable else None
+        return self._enums[found.id]
 
     # What contains others
 
@@ -297,7 +299,7 @@ class _Planner:
         size = self._checked_size(found, element.size * count)
         if self._is_text(element_id):
             kind = self._btf.resolve(element_id)
-            return _Plan(f"{size}s", None, _bytes_writer(size, fill=self._is_char(kind)))
+            return _Plan(f"{size}s", None, _bytes_writer(size, fill=self._is_char(kind)), objects=1 + size // 16)
         return _array_plan(element, count, size, 1 + count * element.objects)
 
     def _is_text(self, element_id: int) -> bool:
@@ -643,6 +645,10 @@ class _Bytewise(_Composite):
 class _Bitwise(_Composite):
     """A struct with bit-fields, or with members that share bytes, as those of a union do: each is read by itself."""
 
+    def __init__(self, fields: list[_Field], size: int, make: "Callable[[Iterable[Any]], StructValue]") -> None:
+        super().__init__(fields, size, make)
+        self._alone = _alone(fields)
+
     def decode(self, data: bytes) -> StructValue:
         return self._make([field.plan.decode(data[field.start : field.stop]) for field in self._fields])
 
@@ -652,6 +658,9 @@ class _Bitwise(_Composite):
             field = self._fields[position]
             try:
                 piece = field.plan.encode(each)
+                if position in self._alone:
+                    data[field.start : field.stop] = piece
+                    continue
                 if _bits(written, field) & (_bits(data, field) ^ _whole(piece)) & _whole(field.plan.used):
                     raise _Misfit(
                         f"{each!r} contradicts another member that has the same bytes: give a dict of what to set"
@@ -661,6 +670,21 @@ class _Bitwise(_Composite):
             _merge(data, field, piece)
             _merge(written, field, field.plan.used)
         return bytes(data)
+
+
+def _alone(fields: list[_Field]) -> set[int]:
+    """The positions of the members that share no byte with another."""
+    found: set[int] = set()
+    after, last = 0, -1
+    for position in sorted(range(len(fields)), key=lambda position: fields[position].start):
+        field = fields[position]
+        if field.start >= after:
+            found.add(position)
+        else:
+            found.discard(last)
+        if field.stop > after:
+            after, last = field.stop, position
+    return found
 
 
 def _whole(data: "bytes | bytearray") -> int:

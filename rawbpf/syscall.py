@@ -32,7 +32,7 @@ from rawbpf.abi import (
     MapType,
 )
 from rawbpf.door import ffi, lib
-from rawbpf.errors import bpf_error
+from rawbpf.errors import BpfError, bpf_error
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -60,8 +60,12 @@ ATTR_SIZE = {
     Cmd.BPF_LINK_GET_NEXT_ID: 12,
     Cmd.BPF_ITER_CREATE: 8,
     Cmd.BPF_LINK_DETACH: 4,
+    Cmd.BPF_BTF_GET_FD_BY_ID: 4,
     Cmd.BPF_TOKEN_CREATE: 8,
 }
+
+# With a token BPF_BTF_LOAD reads more. Older kernels know neither.
+_BTF_LOAD_WITH_TOKEN = 40
 
 # Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
 # last field that is not zero. Queue and stack maps exist since 4.20, which reads 60 bytes; 16 are always sent.
@@ -150,6 +154,18 @@ _LINK_FIELDS = {
 }
 
 
+class BtfInfo(NamedTuple):
+    """struct bpf_btf_info: what BPF_OBJ_GET_INFO_BY_FD says of type information. `data` is the blob itself.
+
+    `kernel_btf` is whether it is the kernel's own (`name` "vmlinux") or a module's; before 5.11 that is not known.
+    """
+
+    data: bytes
+    id: int
+    name: str
+    kernel_btf: bool
+
+
 # The bare call
 
 
@@ -212,12 +228,16 @@ def map_create(
     map_flags: int = 0,
     numa_node: int | None = None,
     token_fd: int | None = None,
+    btf_fd: int = 0,
+    btf_key_type_id: int = 0,
+    btf_value_type_id: int = 0,
 ) -> int:
     """BPF_MAP_CREATE: makes a map, returns its descriptor (close-on-exec, never 0, 1 or 2).
 
     For queue and stack maps every rule is checked first: key_size 0, value_size from 1 byte to 4 MiB, max_entries
     not 0, names of at most 15 characters from [A-Za-z0-9_.], and the flags these maps know. The kernel allocates
-    max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD.
+    max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD. `btf_fd` is what
+    btf_load() returned; for these maps, which have no key, btf_key_type_id is that of an empty struct.
 
     Raises ValueError for a broken rule; NotPermitted without CAP_BPF (CAP_SYS_ADMIN before 5.8); BpfError with
     ENOMEM, EMFILE or ENFILE. Linux 4.20 for queue and stack maps.
@@ -240,6 +260,9 @@ def map_create(
         numa_node=_numa_node(numa_node),
         map_name=_map_name(map_name),
         map_token_fd=0 if token_fd is None else check_fd(token_fd),
+        btf_fd=check_fd(btf_fd),
+        btf_key_type_id=_u32("btf_key_type_id", btf_key_type_id),
+        btf_value_type_id=_u32("btf_value_type_id", btf_value_type_id),
     )
     if attr.map_type in QUEUE_AND_STACK:
         check_rules(attr)
@@ -452,16 +475,20 @@ def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
     return above_stdio(result)
 
 
-def btf_load(blob: bytes) -> int:
+def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
 
-    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18.
+    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18; with a token 6.9.
     """
     data = ffi.new("char[]", blob)
     attr = bpf_attr(btf=int(ffi.cast("uintptr_t", data)), btf_size=len(blob))
-    result = _call(Cmd.BPF_BTF_LOAD, attr)
+    size = ATTR_SIZE[Cmd.BPF_BTF_LOAD]
+    if token_fd is not None:
+        attr.btf_flags, attr.btf_token_fd = MapFlag.BPF_F_TOKEN_FD, check_fd(token_fd)
+        size = _BTF_LOAD_WITH_TOKEN
+    result = lib.bpf(Cmd.BPF_BTF_LOAD, attr, size)
     if result < 0:
-        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="BTF")
+        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="the BTF", token_fd=token_fd)
     return above_stdio(result)
 
 
@@ -598,6 +625,48 @@ def iter_create(link_fd: int) -> int:
     if result < 0:
         raise bpf_error(Cmd.BPF_ITER_CREATE, -result, subject=f"the link of descriptor {link_fd}")
     return above_stdio(result)
+
+
+def btf_get_fd_by_id(btf_id: int) -> int:
+    """BPF_BTF_GET_FD_BY_ID: opens the type information with this id, returns a descriptor.
+
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18.
+    """
+    attr = bpf_attr(btf_id=_u32("id", btf_id))
+    result = _call(Cmd.BPF_BTF_GET_FD_BY_ID, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_BTF_GET_FD_BY_ID, -result, subject=f"id {btf_id}")
+    return above_stdio(result)
+
+
+def btf_info(fd: int) -> BtfInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as type information's: asked once for the size, and once for the blob. Linux 4.18.
+
+    The descriptor must be one of btf_load() or btf_get_fd_by_id(): the kernel answers others with other structs.
+    """
+    check_fd(fd)
+    size = _btf_info(fd, ffi.new("struct bpf_btf_info *")).btf_size
+    data, name = bytearray(size), ffi.new("char[64]")
+    info = ffi.new("struct bpf_btf_info *", {"btf": pointer(data), "btf_size": size})
+    info.name, info.name_len = int(ffi.cast("uintptr_t", name)), ffi.sizeof(name)
+    try:
+        _btf_info(fd, info)
+    except BpfError as error:
+        # Before 5.11 the struct ends with `id`, and what lies beyond must be 0.
+        if error.errno != errno.E2BIG:
+            raise
+        info.name = info.name_len = 0
+        _btf_info(fd, info)
+    return BtfInfo(bytes(data), info.id, os.fsdecode(ffi.string(name)), bool(info.kernel_btf))
+
+
+def _btf_info(fd: int, info: "CData") -> "CData":
+    address = int(ffi.cast("uintptr_t", info))
+    attr = bpf_attr(info={"bpf_fd": fd, "info_len": ffi.sizeof("struct bpf_btf_info"), "info": address})
+    result = _call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_OBJ_GET_INFO_BY_FD, -result, subject=f"descriptor {fd}")
+    return info
 
 
 def token_create(bpffs_fd: int) -> int:
