@@ -19,7 +19,7 @@ from rawbpf.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsuppo
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
 from rawbpf.privileges import proc_fields
 from rawbpf.streams import Feed, NotReturned, Stop, drain
-from rawbpf.syscall import check_map_name, describe
+from rawbpf.syscall import check_name, describe
 from rawbpf.text import ByType, Form, Struct, form_for, integer
 from rawbpf.version import __version__
 
@@ -158,7 +158,7 @@ def _name_of(path: str) -> str:
     """The pin's own name, if a map may have it."""
     name = os.path.basename(path)[:15]
     try:
-        check_map_name(name)
+        check_name(name)
     except ValueError:
         return ""
     return name
@@ -455,9 +455,7 @@ def _values(command: argparse.ArgumentParser) -> None:
     forms.add_argument("--format", metavar="F", help="a struct format such as '<IH': fields with commas between them")
     forms.add_argument("--hex", action="store_true", help="hexadecimal digits")
     forms.add_argument("--text", action="store_true", help="text, filled up with zero bytes")
-    forms.add_argument(
-        "--btf", action="store_true", help="JSON, by the C type that the map carries (BTF)"
-    )
+    forms.add_argument("--btf", action="store_true", help="JSON, by the C type that the map carries (BTF)")
     forms.add_argument("--raw", action="store_true", help="the bytes themselves, on stdin and stdout")
 
 

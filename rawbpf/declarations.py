@@ -22,6 +22,7 @@ from rawbpf.btf import Btf, BtfError, Kind, Type
 from rawbpf.elf import Elf, ObjectFileError, Section
 from rawbpf.linking import Linked, Linker, Reference
 from rawbpf.sections import SectionKind, kind_of_section
+from rawbpf.syscall import check_name
 
 LIBBPF_PIN_NONE, LIBBPF_PIN_BY_NAME = 0, 1
 
@@ -29,11 +30,11 @@ _DATA_SECTIONS = (".rodata", ".data", ".bss")
 
 # Sections whose meaning is not that of mere data, by what they are.
 _UNSUPPORTED = {
-    "maps": 'legacy map definitions: declare them in SEC(".maps")',
-    ".kconfig": "kernel configuration (__kconfig)",
+    "maps": 'definitions of maps that are not in SEC(".maps")',
+    ".kconfig": "values of the kernel's configuration (__kconfig)",
     ".ksyms": "kernel symbols (__ksym)",
-    ".struct_ops": "struct_ops",
-    ".struct_ops.link": "struct_ops",
+    ".struct_ops": "tables of operations (struct_ops)",
+    ".struct_ops.link": "tables of operations (struct_ops)",
     ".addr_space.1": "arenas",
 }
 
@@ -135,7 +136,7 @@ def _check_sections(file: Elf) -> None:
         if not section.size:
             continue
         if section.name in _UNSUPPORTED:
-            raise ObjectFileError(f"section {section.name!r}: {_UNSUPPORTED[section.name]} are not supported")
+            raise ObjectFileError(f"section {section.name!r}: not supported are {_UNSUPPORTED[section.name]}")
         if section.executable or _is_data(section) or section.name in (".maps", ".BTF", ".BTF.ext"):
             if section.name in seen:
                 raise ObjectFileError(f"two sections are named {section.name!r}")
@@ -223,8 +224,9 @@ def _maps(file: Elf, btf: Btf) -> Iterator[tuple[str, MapDeclaration]]:
         if variable.kind != Kind.VAR or not variable.name:
             raise ObjectFileError(f"section '.maps': type {variable.id} is no variable")
         try:
+            check_name(variable.name[: BPF_OBJ_NAME_LEN - 1])
             yield variable.name, _map(btf, variable.name, entry.offset, btf.resolve(variable.size))
-        except (BtfError, ObjectFileError) as error:
+        except ValueError as error:
             raise ObjectFileError(f"section '.maps', map {variable.name!r}: {error}") from error
 
 
@@ -330,6 +332,10 @@ def _programs(
     for function in linker.programs():
         section = function.section.name
         kind = kind_of_section(section)
+        try:
+            check_name(function.name[: BPF_OBJ_NAME_LEN - 1])
+        except ValueError as error:
+            raise ObjectFileError(f"section {section!r}, function {function.name!r}: {error}") from None
         if kind is None:
             raise ObjectFileError(f"section {section!r}, function {function.name!r}: no program type has this name")
         linked = linker.link(function)

@@ -8,11 +8,11 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsIndex, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.descriptor import Descriptor
+from rawbpf.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import POLL, Follow
@@ -45,12 +45,6 @@ _ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WR
 # Looking a function up in `lib` takes a tenth of the call.
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
-
-
-class HasFileno(Protocol):
-    """Anything with a descriptor: a file, a socket, a token."""
-
-    def fileno(self) -> int: ...
 
 
 if TYPE_CHECKING:
@@ -129,7 +123,7 @@ class Map(Descriptor, Generic[T]):
         Needs Linux 4.20. Source: Documentation/bpf/map_queue_stack.rst.
         """
         codec = codec_for(value)
-        token_fd = None if token is None else _fileno(token)
+        token_fd = None if token is None else fileno_of(token)
         with _described(codec, token_fd) if btf else nullcontext({}) as description:
             fd = syscall.map_create(
                 self.map_type,
@@ -676,10 +670,6 @@ def _count(name: str, number: SupportsIndex) -> int:
     if count < 0:
         raise ValueError(f"{name} must not be negative")
     return count
-
-
-def _fileno(token: int | HasFileno) -> int:
-    return token if isinstance(token, int) else token.fileno()
 
 
 def _after_fork_in_child() -> None:

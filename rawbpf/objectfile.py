@@ -39,6 +39,7 @@ from rawbpf.declarations import (
 from rawbpf.descriptor import Descriptor
 from rawbpf.elf import ObjectFileError
 from rawbpf.errors import BpfError, NotFound
+from rawbpf.link import Link, knows_its_target
 from rawbpf.linking import with_src
 from rawbpf.maps import Queue, Stack, map_from_fd
 from rawbpf.program import FuncInfo, LineInfo, Program
@@ -108,10 +109,12 @@ class ObjectFile:
             BpfError: Another of the calls failed.
             ImportError: pyelftools is not installed.
         """
-        with open(path, "rb") as file:
-            declarations = read(file.read())
-        stem = os.path.basename(os.fsdecode(path)).partition(".")[0]
-        return cls(declarations, stem, variables or {}, pin_root)
+        name = os.fsdecode(path)
+        try:
+            declarations = read(Path(name).read_bytes())
+            return cls(declarations, os.path.basename(name).partition(".")[0], variables or {}, pin_root)
+        except ObjectFileError as error:
+            raise ObjectFileError(f"{name!r}: {error}") from error
 
     def __init__(
         self, declarations: Declarations, name: str, variables: Mapping[str, Any], pin_root: syscall.StrPath
@@ -131,12 +134,26 @@ class ObjectFile:
                 name: loader.program(declaration, {**self.maps, **data})
                 for name, declaration in declarations.programs.items()
             }
-            self._opened = [*self.programs.values(), *self.maps.values(), *data.values()]
+            self._opened: list[Descriptor] = [*self.programs.values(), *self.maps.values(), *data.values()]
             loader.done()
             undo.pop_all()
 
+    def attach(self) -> list[Link]:
+        """Attaches every program whose section says where (SEC("raw_tp/sched_process_exec")), until close().
+
+        Others, such as those of sockets, cgroups and interfaces, are attached one by one: `programs[name].attach(...)`.
+        Returns the links. Raises what Program.attach() raises; then none of them is attached.
+        """
+        with ExitStack() as undo:
+            links = [
+                undo.enter_context(program.attach()) for program in self.programs.values() if knows_its_target(program)
+            ]
+            undo.pop_all()
+        self._opened[:0] = links
+        return links
+
     def close(self) -> None:
-        """Closes all maps and programs. What is pinned or attached stays in the kernel. May be repeated."""
+        """Closes all maps, programs and links of attach(). What is pinned stays in the kernel. May be repeated."""
         for descriptor in self._opened:
             descriptor.close()
 
@@ -359,6 +376,7 @@ class _Loader:
             license=self._declarations.license,
             flags=kind.prog_flags,
             expected_attach_type=kind.attach_type or 0,
+            attach_to=kind.attach_to,
             btf_fd=self._btf_fd,
             func_info=[FuncInfo(*record) for record in linked.func_info],
             line_info=[LineInfo(*record) for record in linked.line_info],
