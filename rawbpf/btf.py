@@ -151,7 +151,7 @@ class Btf:
         """
         fd = syscall.btf_get_fd_by_id(btf_id)
         try:
-            return cls(syscall.btf_info(fd).data)
+            return cls(syscall.btf_get_info_by_fd(fd).data)
         finally:
             os.close(fd)
 

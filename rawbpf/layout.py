@@ -17,11 +17,10 @@ _CLOSE = re.compile(r"\}(?: (?P<name>\w+))?;")
 _FIELD = re.compile(
     r"(?P<ctype>\w+) +(?P<name>\w+)(?:\[(?P<count>\d+)\])?; +/\* +(?P<offset>\d+)  (?P<since>[\d.]+) \*/"
 )
-_INFOS = ("bpf_map_info", "bpf_btf_info")
 _PADDING = "uint32_t :32;"
 
 # What BPF_OBJ_GET_INFO_BY_FD fills.
-_INFOS = ("bpf_map_info", "bpf_link_info")
+_INFOS = ("bpf_map_info", "bpf_btf_info", "bpf_link_info")
 
 
 class Field(NamedTuple):

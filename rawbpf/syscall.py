@@ -55,12 +55,12 @@ ATTR_SIZE = {
     Cmd.BPF_MAP_GET_FD_BY_ID: 12,
     Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
     Cmd.BPF_BTF_LOAD: 28,
+    Cmd.BPF_BTF_GET_FD_BY_ID: 4,
     Cmd.BPF_LINK_UPDATE: 16,
     Cmd.BPF_LINK_GET_FD_BY_ID: 4,
     Cmd.BPF_LINK_GET_NEXT_ID: 12,
     Cmd.BPF_ITER_CREATE: 8,
     Cmd.BPF_LINK_DETACH: 4,
-    Cmd.BPF_BTF_GET_FD_BY_ID: 4,
     Cmd.BPF_TOKEN_CREATE: 8,
 }
 
@@ -114,6 +114,18 @@ class MapInfo(NamedTuple):
     map_extra: int
 
 
+class BtfInfo(NamedTuple):
+    """struct bpf_btf_info: what BPF_OBJ_GET_INFO_BY_FD says of type information. `data` is the blob itself.
+
+    `kernel_btf` is whether it is the kernel's own (`name` "vmlinux") or a module's; before 5.11 that is not known.
+    """
+
+    data: bytes
+    id: int
+    name: str
+    kernel_btf: bool
+
+
 class LinkInfo(NamedTuple):
     """struct bpf_link_info: what BPF_OBJ_GET_INFO_BY_FD says of a link. What its type does not have is None; fields
     that the running kernel does not know are 0.
@@ -152,18 +164,6 @@ _LINK_FIELDS = {
     LinkType.BPF_LINK_TYPE_NETKIT: ("netkit", ("ifindex", "attach_type")),
     LinkType.BPF_LINK_TYPE_SOCKMAP: ("sockmap", ("map_id", "attach_type")),
 }
-
-
-class BtfInfo(NamedTuple):
-    """struct bpf_btf_info: what BPF_OBJ_GET_INFO_BY_FD says of type information. `data` is the blob itself.
-
-    `kernel_btf` is whether it is the kernel's own (`name` "vmlinux") or a module's; before 5.11 that is not known.
-    """
-
-    data: bytes
-    id: int
-    name: str
-    kernel_btf: bool
 
 
 # The bare call
@@ -492,6 +492,39 @@ def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     return above_stdio(result)
 
 
+def btf_get_fd_by_id(btf_id: int) -> int:
+    """BPF_BTF_GET_FD_BY_ID: opens the type information with this id, returns a descriptor.
+
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18.
+    """
+    attr = bpf_attr(btf_id=_u32("id", btf_id))
+    result = _call(Cmd.BPF_BTF_GET_FD_BY_ID, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_BTF_GET_FD_BY_ID, -result, subject=f"id {btf_id}")
+    return above_stdio(result)
+
+
+def btf_get_info_by_fd(fd: int) -> BtfInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as type information's: asked once for the size, and once for the blob. Linux 4.18.
+
+    The descriptor must be one of btf_load() or btf_get_fd_by_id(): the kernel answers others with other structs.
+    """
+    info, name = ffi.new("struct bpf_btf_info *"), ffi.new("char[64]")
+    _fill_info(fd, info)
+    data = bytearray(info.btf_size)
+    info.btf = pointer(data)
+    info.name, info.name_len = int(ffi.cast("uintptr_t", name)), ffi.sizeof(name)
+    try:
+        _fill_info(fd, info)
+    except BpfError as error:
+        # Before 5.11 the struct ends with `id`, and what lies beyond must be 0.
+        if error.errno != errno.E2BIG:
+            raise
+        info.name = info.name_len = 0
+        _fill_info(fd, info)
+    return BtfInfo(bytes(data), info.id, os.fsdecode(ffi.string(name)), bool(info.kernel_btf))
+
+
 def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
     """BPF_RAW_TRACEPOINT_OPEN: attaches a program, returns the link's descriptor (before 5.7 one that is no link).
 
@@ -625,48 +658,6 @@ def iter_create(link_fd: int) -> int:
     if result < 0:
         raise bpf_error(Cmd.BPF_ITER_CREATE, -result, subject=f"the link of descriptor {link_fd}")
     return above_stdio(result)
-
-
-def btf_get_fd_by_id(btf_id: int) -> int:
-    """BPF_BTF_GET_FD_BY_ID: opens the type information with this id, returns a descriptor.
-
-    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18.
-    """
-    attr = bpf_attr(btf_id=_u32("id", btf_id))
-    result = _call(Cmd.BPF_BTF_GET_FD_BY_ID, attr)
-    if result < 0:
-        raise bpf_error(Cmd.BPF_BTF_GET_FD_BY_ID, -result, subject=f"id {btf_id}")
-    return above_stdio(result)
-
-
-def btf_info(fd: int) -> BtfInfo:
-    """BPF_OBJ_GET_INFO_BY_FD, read as type information's: asked once for the size, and once for the blob. Linux 4.18.
-
-    The descriptor must be one of btf_load() or btf_get_fd_by_id(): the kernel answers others with other structs.
-    """
-    check_fd(fd)
-    size = _btf_info(fd, ffi.new("struct bpf_btf_info *")).btf_size
-    data, name = bytearray(size), ffi.new("char[64]")
-    info = ffi.new("struct bpf_btf_info *", {"btf": pointer(data), "btf_size": size})
-    info.name, info.name_len = int(ffi.cast("uintptr_t", name)), ffi.sizeof(name)
-    try:
-        _btf_info(fd, info)
-    except BpfError as error:
-        # Before 5.11 the struct ends with `id`, and what lies beyond must be 0.
-        if error.errno != errno.E2BIG:
-            raise
-        info.name = info.name_len = 0
-        _btf_info(fd, info)
-    return BtfInfo(bytes(data), info.id, os.fsdecode(ffi.string(name)), bool(info.kernel_btf))
-
-
-def _btf_info(fd: int, info: "CData") -> "CData":
-    address = int(ffi.cast("uintptr_t", info))
-    attr = bpf_attr(info={"bpf_fd": fd, "info_len": ffi.sizeof("struct bpf_btf_info"), "info": address})
-    result = _call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr)
-    if result < 0:
-        raise bpf_error(Cmd.BPF_OBJ_GET_INFO_BY_FD, -result, subject=f"descriptor {fd}")
-    return info
 
 
 def token_create(bpffs_fd: int) -> int:

@@ -38,7 +38,7 @@ def codec_of(info: MapInfo) -> BtfCodec:
         raise ValueError(f"{syscall.describe(info)} carries no BTF: say what its values are, or open it as bytes")
     fd = syscall.btf_get_fd_by_id(info.btf_id)
     try:
-        btf = syscall.btf_info(fd)
+        btf = syscall.btf_get_info_by_fd(fd)
     finally:
         os.close(fd)
     # Of a module's BTF the blob holds only what the kernel's own does not have.
