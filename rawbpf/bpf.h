@@ -364,6 +364,15 @@ struct bpf_map_info {
     uint32_t :32;
 };
 
+struct bpf_btf_info {
+    uint64_t btf;                           /*  0  4.18 */
+    uint32_t btf_size;                      /*  8  4.18 */
+    uint32_t id;                            /* 12  4.18 */
+    uint64_t name;                          /* 16  5.11 */
+    uint32_t name_len;                      /* 24  5.11 */
+    uint32_t kernel_btf;                    /* 28  5.11 */
+};
+
 /* What BPF_OBJ_GET_INFO_BY_FD says of a link. The union has a struct for each
  * type of link; its names are addresses of buffers, which the kernel fills. */
 struct bpf_link_info {

@@ -20,7 +20,7 @@ _FIELD = re.compile(
 _PADDING = "uint32_t :32;"
 
 # What BPF_OBJ_GET_INFO_BY_FD fills.
-_INFOS = ("bpf_map_info", "bpf_link_info")
+_INFOS = ("bpf_map_info", "bpf_btf_info", "bpf_link_info")
 
 
 class Field(NamedTuple):
@@ -46,7 +46,7 @@ def load() -> dict[str, list[Field]]:
 def parse(text: str) -> dict[str, list[Field]]:
     """The fields of each command of union bpf_attr and of the info structs, in the order of the text.
 
-    Keys are command names ("BPF_MAP_CREATE"), "bpf_map_info" and "bpf_link_info". Raises ValueError on a line
+    Keys are command names ("BPF_MAP_CREATE") and struct names ("bpf_map_info"). Raises ValueError on a line
     inside a type that is neither a field with its offset and version nor padding.
     """
     table: dict[str, list[Field]] = {}

@@ -21,6 +21,7 @@ from rawbpf.abi import AttachType, Cmd, ProgType
 from rawbpf.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.errors import bpf_error
 from rawbpf.privileges import proc_fields
+from rawbpf.program import ATTACHED_BY_BTF
 from rawbpf.syscall import LinkInfo, StrPath
 
 if TYPE_CHECKING:
@@ -122,10 +123,11 @@ class _Attachment(NamedTuple):
 
 
 def _to_raw_tracepoint(wanted: _Attachment) -> int:
-    if not isinstance(wanted.target, str):
+    name = wanted.program.attach_to if wanted.target is None else wanted.target
+    if not isinstance(name, str) or not name:
         raise TypeError("a raw tracepoint is given by its name, such as 'sched_process_exec'")
     _check(wanted, cookie=True)
-    return syscall.raw_tracepoint_open(wanted.target, wanted.program.fileno(), wanted.cookie)
+    return syscall.raw_tracepoint_open(name, wanted.program.fileno(), wanted.cookie)
 
 
 def _to_what_it_was_loaded_for(wanted: _Attachment) -> int:
@@ -250,9 +252,7 @@ _BY_PROG_TYPE = {
     ProgType.BPF_PROG_TYPE_SCHED_CLS: _Way(_to_interface, "6.6", _named("TCX_", "NETKIT_")),
 }
 
-# Programs of these types have their attach type since they were loaded.
-_AT_LOAD = (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM)
-
+# Programs of ATTACHED_BY_BTF have their attach type since they were loaded.
 _BY_ATTACH_TYPE = {
     AttachType.BPF_TRACE_RAW_TP: _Way(_to_what_it_was_loaded_for, "5.5"),
     AttachType.BPF_TRACE_FENTRY: _Way(_to_what_it_was_loaded_for, "5.5"),
@@ -280,8 +280,13 @@ def attach(program: "Program", target: Target, attach_type: int | None, flags: i
     return Link(way.attach(_Attachment(program, target, chosen, flags, cookie)))
 
 
+def knows_its_target(program: "Program") -> bool:
+    """Whether attach() needs no target: the program was told at load, and it is of a type that can be attached here."""
+    return bool(program.attach_to) and program.prog_type not in _NOT_ATTACHED
+
+
 def _way_of(program: "Program") -> _Way:
-    if program.prog_type in _AT_LOAD:
+    if program.prog_type in ATTACHED_BY_BTF:
         way, kind = _BY_ATTACH_TYPE.get(program.expected_attach_type), program.expected_attach_type.name
     else:
         way, kind = _BY_PROG_TYPE.get(program.prog_type), program.prog_type.name

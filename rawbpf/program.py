@@ -32,6 +32,7 @@ TEST_RUN_SIZE = 64
 _LOAD_TRIES = 10
 _LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 
+ATTACHED_BY_BTF = (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM)
 _RAW_TRACEPOINTS = (ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
 
 # The kernel wants an Ethernet header of the packet that a socket filter is run over.
@@ -63,6 +64,16 @@ class FuncInfo(NamedTuple):
     type_id: int
 
 
+class LineInfo(NamedTuple):
+    """Which line of C an instruction comes from, for the verifier's log and bpftool: file name and text are offsets of
+    BTF strings, `line_col` is line << 10 | column."""
+
+    instruction: int
+    file_name_off: int
+    line_off: int
+    line_col: int
+
+
 class Program(Descriptor):
     """A loaded BPF program. Holds one descriptor; close it or use `with`.
 
@@ -83,6 +94,7 @@ class Program(Descriptor):
         expected_attach_type: int = 0,
         btf_fd: int = 0,
         func_info: Sequence[FuncInfo] = (),
+        line_info: Sequence[LineInfo] = (),
         attach_to: str = "",
         attach_btf_id: int = 0,
         attach_btf_obj_fd: int = 0,
@@ -97,10 +109,10 @@ class Program(Descriptor):
             license: "GPL" gives access to all helpers; those of queue and stack maps need no particular one.
             flags: prog_flags, such as BPF_F_SLEEPABLE.
             expected_attach_type: For program types that want it.
-            btf_fd, func_info: BTF for callbacks; Linux 5.0.
-            attach_to: Of types TRACING and LSM, the name of what attach() will attach to: a kernel function, a
-                tracepoint, an LSM hook, a kind of object to iterate over ("do_nanosleep", "sys_enter", "file_open",
-                "task"). Looked up in the kernel's BTF. Linux 5.5.
+            btf_fd, func_info, line_info: BTF of the functions, needed for callbacks, and of their lines; Linux 5.0.
+            attach_to: The name of what attach() will attach to. Types TRACING and LSM must have it: a kernel function,
+                a tracepoint, an LSM hook, a kind of object to iterate over ("do_nanosleep", "sys_enter", "file_open",
+                "task"), looked up in the kernel's BTF; Linux 5.5. For a raw tracepoint it saves attach() the target.
             attach_btf_id: Instead of attach_to, the id of its BTF type.
             attach_btf_obj_fd: The BTF which that id is in, where it is not the kernel's but a module's; Linux 5.11.
             attach_prog_fd: The program which it is in, where it is a program's; Linux 5.5.
@@ -111,7 +123,7 @@ class Program(Descriptor):
             NotPermitted: No CAP_BPF, or the type needs CAP_NET_ADMIN or CAP_PERFMON as well (EPERM).
         """
         code = instructions if isinstance(instructions, bytes) else assemble(instructions)
-        syscall.check_map_name(name)
+        syscall.check_name(name)
         keep = [ffi.new("char[]", code), ffi.new("char[]", license.encode())]
         fields = {
             "prog_type": prog_type,
@@ -123,24 +135,26 @@ class Program(Descriptor):
             "expected_attach_type": expected_attach_type,
             "attach_btf_id": attach_btf_id,
         }
-        if attach_to:
+        for what, records in (("func_info", func_info), ("line_info", line_info)):
+            if records:
+                numbers = ffi.new("uint32_t[]", [number for record in records for number in record])
+                keep.append(numbers)
+                fields |= {
+                    "prog_btf_fd": btf_fd,
+                    f"{what}_rec_size": 4 * len(records[0]),
+                    what: _address(numbers),
+                    f"{what}_cnt": len(records),
+                }
+        if attach_to and prog_type in ATTACHED_BY_BTF:
             fields["attach_btf_id"] = _attach_btf_id(expected_attach_type, attach_to)
         # One field of two names: a BTF's descriptor, or a program's.
         if attach_btf_obj_fd or attach_prog_fd:
             fields["attach_prog_fd"] = syscall.check_fd(attach_btf_obj_fd or attach_prog_fd)
-        if func_info:
-            records = ffi.new("uint32_t[]", [number for info in func_info for number in info])
-            keep.append(records)
-            fields |= {
-                "prog_btf_fd": btf_fd,
-                "func_info_rec_size": 8,
-                "func_info": _address(records),
-                "func_info_cnt": len(func_info),
-            }
         attr = syscall.bpf_attr(**fields)
         self.name = name
         self.prog_type = ProgType(prog_type)
         self.expected_attach_type = AttachType(expected_attach_type)
+        self.attach_to = attach_to
         result = _load(attr)
         if result < 0:
             raise _explain(attr, result, name)
@@ -183,9 +197,10 @@ class Program(Descriptor):
         """Attaches the program, which runs from now on: at its tracepoint, for its cgroup's sockets, and so on.
 
         Args:
-            target: A raw tracepoint: its name, without the category. A cgroup type: the folder of a cgroup (cgroup2),
-                as path or descriptor. A flow dissector, SK_LOOKUP: a network namespace, as path (/proc/self/ns/net) or
-                descriptor. XDP, SCHED_CLS: an interface, as name or index. TRACING and LSM: None, it was named at load.
+            target: A raw tracepoint: its name, without the category; None if attach_to said it at load. A cgroup type:
+                the folder of a cgroup (cgroup2), as path or descriptor. A flow dissector, SK_LOOKUP: a network
+                namespace, as path (/proc/self/ns/net) or descriptor. XDP, SCHED_CLS: an interface, as name or index.
+                TRACING and LSM: None.
             attach_type: Where the program was not loaded for one: SCHED_CLS has BPF_TCX_INGRESS and BPF_TCX_EGRESS.
             flags: Of BPF_LINK_CREATE: AttachFlag bits, of XDP XDP_FLAGS_SKB_MODE (2) or XDP_FLAGS_DRV_MODE (4).
             cookie: A number that the program reads with bpf_get_attach_cookie(): raw tracepoints (Linux 6.10), TRACING

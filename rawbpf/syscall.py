@@ -32,7 +32,7 @@ from rawbpf.abi import (
     MapType,
 )
 from rawbpf.door import ffi, lib
-from rawbpf.errors import bpf_error
+from rawbpf.errors import BpfError, bpf_error
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -55,6 +55,7 @@ ATTR_SIZE = {
     Cmd.BPF_MAP_GET_FD_BY_ID: 12,
     Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
     Cmd.BPF_BTF_LOAD: 28,
+    Cmd.BPF_BTF_GET_FD_BY_ID: 4,
     Cmd.BPF_LINK_UPDATE: 16,
     Cmd.BPF_LINK_GET_FD_BY_ID: 4,
     Cmd.BPF_LINK_GET_NEXT_ID: 12,
@@ -62,6 +63,9 @@ ATTR_SIZE = {
     Cmd.BPF_LINK_DETACH: 4,
     Cmd.BPF_TOKEN_CREATE: 8,
 }
+
+# With a token BPF_BTF_LOAD reads more. Older kernels know neither.
+_BTF_LOAD_WITH_TOKEN = 40
 
 # Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
 # last field that is not zero. Queue and stack maps exist since 4.20, which reads 60 bytes; 16 are always sent.
@@ -108,6 +112,18 @@ class MapInfo(NamedTuple):
     btf_value_type_id: int
     btf_vmlinux_id: int
     map_extra: int
+
+
+class BtfInfo(NamedTuple):
+    """struct bpf_btf_info: what BPF_OBJ_GET_INFO_BY_FD says of type information. `data` is the blob itself.
+
+    `kernel_btf` is whether it is the kernel's own (`name` "vmlinux") or a module's; before 5.11 that is not known.
+    """
+
+    data: bytes
+    id: int
+    name: str
+    kernel_btf: bool
 
 
 class LinkInfo(NamedTuple):
@@ -212,12 +228,16 @@ def map_create(
     map_flags: int = 0,
     numa_node: int | None = None,
     token_fd: int | None = None,
+    btf_fd: int = 0,
+    btf_key_type_id: int = 0,
+    btf_value_type_id: int = 0,
 ) -> int:
     """BPF_MAP_CREATE: makes a map, returns its descriptor (close-on-exec, never 0, 1 or 2).
 
     For queue and stack maps every rule is checked first: key_size 0, value_size from 1 byte to 4 MiB, max_entries
     not 0, names of at most 15 characters from [A-Za-z0-9_.], and the flags these maps know. The kernel allocates
-    max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD.
+    max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD. `btf_fd` is what
+    btf_load() returned; for these maps, which have no key, btf_key_type_id is that of an empty struct.
 
     Raises ValueError for a broken rule; NotPermitted without CAP_BPF (CAP_SYS_ADMIN before 5.8); BpfError with
     ENOMEM, EMFILE or ENFILE. Linux 4.20 for queue and stack maps.
@@ -240,9 +260,12 @@ def map_create(
         numa_node=_numa_node(numa_node),
         map_name=_map_name(map_name),
         map_token_fd=0 if token_fd is None else check_fd(token_fd),
+        btf_fd=check_fd(btf_fd),
+        btf_key_type_id=_u32("btf_key_type_id", btf_key_type_id),
+        btf_value_type_id=_u32("btf_value_type_id", btf_value_type_id),
     )
     if attr.map_type in QUEUE_AND_STACK:
-        _check_rules(attr)
+        check_rules(attr)
     kind = MapType(map_type).name.removeprefix("BPF_MAP_TYPE_").lower()
     return create(attr, f"{kind} {map_name!r}" if map_name else f"the {kind}")
 
@@ -452,17 +475,54 @@ def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
     return above_stdio(result)
 
 
-def btf_load(blob: bytes) -> int:
+def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
 
-    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18.
+    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18; with a token 6.9.
     """
     data = ffi.new("char[]", blob)
     attr = bpf_attr(btf=int(ffi.cast("uintptr_t", data)), btf_size=len(blob))
-    result = _call(Cmd.BPF_BTF_LOAD, attr)
+    size = ATTR_SIZE[Cmd.BPF_BTF_LOAD]
+    if token_fd is not None:
+        attr.btf_flags, attr.btf_token_fd = MapFlag.BPF_F_TOKEN_FD, check_fd(token_fd)
+        size = _BTF_LOAD_WITH_TOKEN
+    result = lib.bpf(Cmd.BPF_BTF_LOAD, attr, size)
     if result < 0:
-        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="BTF")
+        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="the BTF", token_fd=token_fd)
     return above_stdio(result)
+
+
+def btf_get_fd_by_id(btf_id: int) -> int:
+    """BPF_BTF_GET_FD_BY_ID: opens the type information with this id, returns a descriptor.
+
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18.
+    """
+    attr = bpf_attr(btf_id=_u32("id", btf_id))
+    result = _call(Cmd.BPF_BTF_GET_FD_BY_ID, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_BTF_GET_FD_BY_ID, -result, subject=f"id {btf_id}")
+    return above_stdio(result)
+
+
+def btf_get_info_by_fd(fd: int) -> BtfInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as type information's: asked once for the size, and once for the blob. Linux 4.18.
+
+    The descriptor must be one of btf_load() or btf_get_fd_by_id(): the kernel answers others with other structs.
+    """
+    info, name = ffi.new("struct bpf_btf_info *"), ffi.new("char[64]")
+    _fill_info(fd, info)
+    data = bytearray(info.btf_size)
+    info.btf = pointer(data)
+    info.name, info.name_len = int(ffi.cast("uintptr_t", name)), ffi.sizeof(name)
+    try:
+        _fill_info(fd, info)
+    except BpfError as error:
+        # Before 5.11 the struct ends with `id`, and what lies beyond must be 0.
+        if error.errno != errno.E2BIG:
+            raise
+        info.name = info.name_len = 0
+        _fill_info(fd, info)
+    return BtfInfo(bytes(data), info.id, os.fsdecode(ffi.string(name)), bool(info.kernel_btf))
 
 
 def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
@@ -646,20 +706,20 @@ def check_fd(fd: int) -> int:
     return fd
 
 
-def check_map_name(name: str) -> None:
-    """A map's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
+def check_name(name: str) -> None:
+    """A map's or program's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"map name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
+        raise ValueError(f"the name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
     if len(name) >= BPF_OBJ_NAME_LEN:
-        raise ValueError(f"map name {name!r} has {len(name)} characters: the kernel takes 15 (EINVAL)")
+        raise ValueError(f"the name {name!r} has {len(name)} characters: the kernel takes 15 (EINVAL)")
 
 
 def _map_name(name: str) -> bytes:
-    check_map_name(name)
+    check_name(name)
     return name.encode()
 
 
-def _check_rules(attr: "CData") -> None:
+def check_rules(attr: "CData") -> None:
     """The rules of queue_stack_map_alloc_check(), and two that the kernel forgets to check."""
     if attr.key_size != 0:
         raise ValueError(f"key_size must be 0, not {attr.key_size}: queue and stack maps have no key (EINVAL)")
