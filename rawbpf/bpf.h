@@ -376,6 +376,12 @@ extern int bpf_hooked;
 int bpf_syscall(int cmd, void *attr, uint32_t size);
 int bpf_answer(int result);
 
+/* As bpf(), for commands that answer a descriptor, which is moved above 2: with
+ * stdin closed the kernel gives out 0, which means "none" in many fields. It is
+ * left in *made as well: Python code which is interrupted (Ctrl-C) before it
+ * sees the return value learns from it what to close. */
+int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made);
+
 /* The calls that a program makes a million times. They fill the attr on the C
  * stack, because filling it from Python costs as much as the call. */
 int map_update_elem(int fd, void *value, uint64_t flags);

@@ -57,6 +57,22 @@ int bpf(int cmd, void *attr, uint32_t size)
     return enter_kernel(cmd, attr, size);
 }
 
+int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made)
+{
+    int result = bpf(cmd, attr, size);
+
+    if (result >= 0 && result <= STDERR_FILENO) {
+        int low = result;
+
+        result = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        if (result < 0)
+            result = -errno;
+        close(low);
+    }
+    *made = result;
+    return result;
+}
+
 static int element_command(int cmd, int fd, void *value, uint64_t flags)
 {
     struct {

@@ -350,9 +350,14 @@ class Many:
     def _in_kernel(self) -> "InKernel | None":
         """The scratch and the programs, made when first needed."""
         if self.status.in_kernel is None:
-            from rawbpf import bulk
+            try:
+                from rawbpf import bulk
 
-            self._kernel, why = bulk.make(self._fd, self._size, self._info.max_entries)
+                self._kernel, why = bulk.make(self._fd, self._size, self._info.max_entries)
+            except OSError as error:
+                # No descriptor or no memory, for the programs or for the import: the next call tries again.
+                self.status = Status(None, str(error))
+                return None
             self.status = Status(self._kernel is not None, why)
             if self._kernel is not None:
                 self._header = self._kernel.header

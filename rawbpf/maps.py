@@ -1,6 +1,7 @@
 """Queue and Stack: the two map types as Python objects."""
 
 import errno
+import fcntl
 import operator
 import os
 import sys
@@ -184,8 +185,19 @@ class Map(Descriptor, Generic[T]):
         """
         syscall.check_fd(fd)
         info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+        codec = cls._codec_of(info, value)
         self = cls.__new__(cls)
-        self._adopt(fd, cls._codec_of(info, value), info)
+        if fd > 2:
+            self._adopt(fd, codec, info)
+            return self
+        # 0 means "none" in many attr fields.
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            self._adopt(moved, codec, info)
+        except BaseException:
+            os.close(moved)
+            raise
+        os.close(fd)
         return self
 
     @classmethod
@@ -207,9 +219,8 @@ class Map(Descriptor, Generic[T]):
         return codec
 
     def _adopt(self, fd: int, codec: Codec[Any], info: MapInfo) -> None:
-        """Makes the object of an open map; the descriptor belongs to it as soon as this returns."""
+        """Makes the object of an open map; the descriptor belongs to it as soon as this returns, and not before."""
         self._info = info
-        fd = syscall.above_stdio(fd)
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
@@ -218,8 +229,9 @@ class Map(Descriptor, Generic[T]):
         self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
         self._value_size = info.value_size
-        self._fd = fd
         _all_maps.add(self)
+        # Last: no call follows in which a signal handler might raise.
+        self._fd = fd
 
     # One element
 

@@ -8,7 +8,6 @@ Sources: bpf(2), kernel/bpf/syscall.c, kernel/bpf/queue_stack_maps.c, Documentat
 """
 
 import errno
-import fcntl
 import mmap
 import operator
 import os
@@ -151,6 +150,21 @@ def _call(cmd: Cmd, attr: "CData") -> int:
     return lib.bpf(cmd, attr, ATTR_SIZE[cmd])
 
 
+def open_descriptor(cmd: Cmd, attr: "CData", size: int) -> int:
+    """A call that answers a descriptor, above 2, or a negative errno.
+
+    A signal handler that raises leaves no descriptor open that nobody knows. From here on each caller passes it on
+    without a call in between, in which a handler might run, or closes it itself.
+    """
+    made = ffi.new("int32_t *", -1)
+    try:
+        return lib.bpf_open(cmd, attr, size, made)
+    except BaseException:
+        if made[0] >= 0:
+            os.close(made[0])
+        raise
+
+
 # The commands
 
 
@@ -203,10 +217,10 @@ def create(attr: "CData", subject: str) -> int:
     """BPF_MAP_CREATE with an attr that is filled already, as short as it may be; `subject` names it in errors."""
     used = len(bytes(ffi.buffer(attr)).rstrip(b"\0"))
     size = next(end for end in _MAP_CREATE_ENDS if end >= used)
-    result = lib.bpf(Cmd.BPF_MAP_CREATE, attr, size)
+    result = open_descriptor(Cmd.BPF_MAP_CREATE, attr, size)
     hint = ""
     if result == -errno.EPERM:
-        result, hint = memlock.retry(lambda: lib.bpf(Cmd.BPF_MAP_CREATE, attr, size))
+        result, hint = memlock.retry(lambda: open_descriptor(Cmd.BPF_MAP_CREATE, attr, size))
     if result < 0:
         raise bpf_error(
             Cmd.BPF_MAP_CREATE,
@@ -218,7 +232,7 @@ def create(attr: "CData", subject: str) -> int:
             max_entries=attr.max_entries,
             value_size=attr.value_size,
         )
-    return above_stdio(result)
+    return result
 
 
 def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -> None:
@@ -317,11 +331,11 @@ def obj_get(path: StrPath, file_flags: int = 0) -> int:
     """
     name = _c_path(path)
     attr = bpf_attr(pathname=int(ffi.cast("uintptr_t", name)), file_flags=_open_flags(file_flags))
-    result = _call(Cmd.BPF_OBJ_GET, attr)
+    result = open_descriptor(Cmd.BPF_OBJ_GET, attr, ATTR_SIZE[Cmd.BPF_OBJ_GET])
     if result < 0:
         text = os.fsdecode(path)
         raise bpf_error(Cmd.BPF_OBJ_GET, -result, path=text, subject=repr(text))
-    return above_stdio(result)
+    return result
 
 
 def obj_get_info_by_fd(fd: int) -> MapInfo:
@@ -388,10 +402,10 @@ def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
     Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 4.13.
     """
     attr = bpf_attr(map_id=_u32("id", map_id), open_flags=_open_flags(open_flags))
-    result = _call(Cmd.BPF_MAP_GET_FD_BY_ID, attr)
+    result = open_descriptor(Cmd.BPF_MAP_GET_FD_BY_ID, attr, ATTR_SIZE[Cmd.BPF_MAP_GET_FD_BY_ID])
     if result < 0:
         raise bpf_error(Cmd.BPF_MAP_GET_FD_BY_ID, -result, subject=f"id {map_id}")
-    return above_stdio(result)
+    return result
 
 
 def btf_load(blob: bytes) -> int:
@@ -401,10 +415,10 @@ def btf_load(blob: bytes) -> int:
     """
     data = ffi.new("char[]", blob)
     attr = bpf_attr(btf=int(ffi.cast("uintptr_t", data)), btf_size=len(blob))
-    result = _call(Cmd.BPF_BTF_LOAD, attr)
+    result = open_descriptor(Cmd.BPF_BTF_LOAD, attr, ATTR_SIZE[Cmd.BPF_BTF_LOAD])
     if result < 0:
         raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="BTF")
-    return above_stdio(result)
+    return result
 
 
 def token_create(bpffs_fd: int) -> int:
@@ -416,10 +430,10 @@ def token_create(bpffs_fd: int) -> int:
     without tokens), BpfError (EINVAL: not a bpffs's root). Linux 6.9.
     """
     attr = bpf_attr(token_create={"bpffs_fd": check_fd(bpffs_fd)})
-    result = _call(Cmd.BPF_TOKEN_CREATE, attr)
+    result = open_descriptor(Cmd.BPF_TOKEN_CREATE, attr, ATTR_SIZE[Cmd.BPF_TOKEN_CREATE])
     if result < 0:
         raise bpf_error(Cmd.BPF_TOKEN_CREATE, -result, subject=f"the bpffs of descriptor {bpffs_fd}")
-    return above_stdio(result)
+    return result
 
 
 # The rules
@@ -549,13 +563,3 @@ def _c_path(path: StrPath) -> "CData":
     if not name or b"\0" in name:
         raise ValueError(f"{path!r} is not a path")
     return ffi.new("char[]", name)
-
-
-def above_stdio(fd: int) -> int:
-    """Moves a descriptor above 2. With stdin closed the kernel gives out 0, which means "none" in many attr fields."""
-    if fd > 2:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
