@@ -91,6 +91,7 @@ class Map(Descriptor, Generic[T]):
     _info: MapInfo
     _codec: Codec[T]
     _many: Many
+    _map: "CData"
     _held: Held
     _spare: "tuple[CData, memoryview] | None"
 
@@ -224,7 +225,8 @@ class Map(Descriptor, Generic[T]):
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
-        self._many = Many(fd, codec, info)
+        self._map = syscall.new_map(fd)
+        self._many = Many(fd, self._map, codec, info)
         self._held = self._many.held
         self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
@@ -253,7 +255,7 @@ class Map(Descriptor, Generic[T]):
         data: Any = value
         if type(data) is not bytes or len(data) != self._raw_size:
             data = self._encode(value)
-        result = _push(self._fd, data, flags)
+        result = _push(self._map, data, flags)
         if result < 0:
             raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
 
@@ -268,7 +270,7 @@ class Map(Descriptor, Generic[T]):
         """
         if self._held and (held := self._many.first_held()) is not None:
             return self._decode(held)
-        element, value = syscall.new_element(self._fd, self._value_size)
+        element, value = syscall.new_element(self._map, self._value_size)
         result = lib.map_lookup_elem(element)
         if result == 0:
             return self._decode(value.tobytes())
@@ -291,12 +293,10 @@ class Map(Descriptor, Generic[T]):
         """
         if self._held:
             return self._pop_held(default)
-        if self._fd < 0:
-            raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, 0)
         # Under the GIL no other thread gets in between the two halves of this line.
         spare, self._spare = self._spare, None
         if spare is None:
-            spare = syscall.new_element(self._fd, self._value_size)
+            spare = syscall.new_element(self._map, self._value_size)
         element, value = spare
         try:
             result = _pop(element)
@@ -501,6 +501,7 @@ class Map(Descriptor, Generic[T]):
 
     def _release(self) -> int:
         """Closes what bulk calls and qsize() opened; returns how many elements are held."""
+        lib.map_retire(self._map)
         if self._inspector is not None:
             self._inspector.close()
         return self._many.close()

@@ -245,7 +245,7 @@ def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -
     check_push_flags(flags)
     data = memoryview(value).tobytes()
     info = _checked_info(fd, len(data))
-    result = lib.map_update_elem(fd, data, flags)
+    result = lib.map_update_elem(new_map(fd), data, flags)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, fd, info)
 
@@ -258,7 +258,8 @@ def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    element, value = new_element(fd, info.value_size)
+    m = new_map(fd)
+    element, value = new_element(m, info.value_size)
     result = lib.map_lookup_elem(element)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_LOOKUP_ELEM, result, fd, info)
@@ -273,7 +274,8 @@ def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    element, value = new_element(fd, info.value_size)
+    m = new_map(fd)
+    element, value = new_element(m, info.value_size)
     result = lib.map_lookup_and_delete_elem(element)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, fd, info)
@@ -287,14 +289,19 @@ def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
     return bpf_error(cmd, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
 
 
-def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":
+def new_map(fd: int) -> "CData":
+    """A struct map: the descriptor as the element calls take it. Who closes it calls lib.map_retire() first."""
+    return ffi.new("struct map *", {"fd": fd})
+
+
+def new_element(m: "CData", value_size: int) -> "tuple[CData, memoryview]":
     """Where a peek or a pop leaves its element: a struct element, and a view of its `value_size` bytes of value.
 
-    Only the kernel's own value_size will do: it writes that many bytes.
+    Only the kernel's own value_size will do: it writes that many bytes. The caller keeps the struct map alive.
     """
     memory = bytearray(ffi.sizeof("struct element") + value_size)
     element = ffi.from_buffer("struct element *", memory)
-    element.map_fd = fd
+    element.map = m
     return element, memoryview(memory)[ffi.sizeof("struct element") :]
 
 
