@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent / "rawbpf"
 
 INCLUDES = """
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
