@@ -934,7 +934,7 @@ needs_setpriv = pytest.mark.skipif(
     ],
 )
 def test_two_capabilities_are_enough(name, capability, network):
-    """With CAP_BPF and CAP_PERFMON, or CAP_NET_ADMIN, a program is loaded and attached; without the second it is not."""
+    """CAP_BPF with CAP_PERFMON or CAP_NET_ADMIN loads and attaches a program; CAP_BPF alone does not."""
     skip_other_kernels(KINDS[name].since)
     assert attach_with(f",+bpf,{capability}", KINDS[name]) == "attached\n"
     assert attach_with(",+bpf", KINDS[name]).startswith("NotPermitted program ''")
