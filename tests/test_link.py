@@ -8,8 +8,10 @@ import errno
 import fcntl
 import functools
 import gc
+import io
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 import pytest
 
+import rawbpf
 from rawbpf import AlreadyExists, BpfError, NotFound, NotPermitted, Queue, Unsupported, btf, door, syscall
 from rawbpf.abi import AttachType, Cmd, LinkType, ProgType
 from rawbpf.asm import (
@@ -340,6 +343,21 @@ def test_info_says_where(kind, q):
             LinkType.BPF_LINK_TYPE_TCX: {"ifindex": 1, "attach_type": attach_type},
         }[info.type]
     )
+
+
+def test_the_drawing_of_its_info(kind, q):
+    """Traced with attrs=True, info() is followed by the struct's fields, those of the link's own type among them."""
+    file = io.StringIO()
+    with load_as(kind, pushing(q, 7, kind.result)) as program, ExitStack() as stack:
+        link = stack.enter_context(program.attach(kind.target, attach_type=kind.at))
+        stack.enter_context(rawbpf.trace(file=file, attrs=True))
+        info = link.info()
+    drawn = re.findall(
+        r"^ +\d+ +\d+ (\w+) +[5-7]\.", file.getvalue().rpartition("struct bpf_link_info: ")[2], re.MULTILINE
+    )
+    given = [name for name, value in info._asdict().items() if value is not None]
+    assert set(given) <= set(drawn)
+    assert info.type.name in file.getvalue()
 
 
 @pytest.mark.linux("5.9")
