@@ -218,7 +218,8 @@ class Program(Descriptor):
                 (kprobes, tracepoints and perf events need perf_event_open(2)).
 
         Linux 4.17 for raw tracepoints, 5.5 for TRACING, 5.7 for LSM and cgroups, 5.8 for flow dissectors and iterators,
-        5.9 for SK_LOOKUP and XDP, 6.6 for SCHED_CLS. Needs what loading the program needs.
+        5.9 for SK_LOOKUP and XDP, 6.6 for SCHED_CLS. Needs CAP_BPF, and CAP_PERFMON for what traces, CAP_NET_ADMIN
+        for cgroups, flow dissectors and interfaces.
         """
         from rawbpf.link import attach
 
