@@ -83,7 +83,7 @@ def build(image: Path, wheel: Path | None = None) -> None:
             cpio.add(program, Path(program))
         cpio.add_tree(str(stdlib), stdlib)
         cpio.add_tree("site", site)
-        for script in site.glob("bin/*"):
+        for script in filter(Path.is_file, site.glob("bin/*")):
             _, _, text = script.read_text().partition("\n")
             cpio.add_text(f"{os.path.dirname(python)}/{script.name}", f"#!{python}\n{text}", executable=True)
         cpio.add_tree("project/tests", project / "tests")
