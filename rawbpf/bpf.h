@@ -504,6 +504,13 @@ struct bpf_link_info {
  * system call does inside the kernel: 0 or more, or a negative errno. */
 int bpf(int cmd, void *attr, uint32_t size);
 
+/* With BPF_COMMON_ATTRS (1 << 16) added to the command, Linux 7.2 says in words
+ * why the call failed. They are here, for the thread that made the call, until
+ * its next such call; "" if there are none. There is room for BPF_LOG_SIZE
+ * bytes, the NUL included. */
+#define BPF_LOG_SIZE 512
+char *bpf_log(void);
+
 /* With bpf_hooked set, bpf() asks the Python function bpf_hook(cmd, attr, size)
  * instead. The system call itself is bpf_syscall(), for whoever stands there.
  * A simulated kernel answers through bpf_answer(), which returns its argument:

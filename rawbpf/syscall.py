@@ -19,6 +19,7 @@ from rawbpf import memlock
 from rawbpf.abi import (
     BPF_ANY,
     BPF_ATTR_MAX_SIZE,
+    BPF_COMMON_ATTRS,
     BPF_EXIST,
     BPF_OBJ_NAME_LEN,
     AttachFlag,
@@ -32,6 +33,7 @@ from rawbpf.abi import (
 )
 from rawbpf.door import ffi, lib
 from rawbpf.errors import BpfError, bpf_error
+from rawbpf.privileges import kernel_version
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -292,6 +294,8 @@ def create(attr: "CData", subject: str) -> int:
     hint = ""
     if result == -errno.EPERM:
         result, hint = memlock.retry(lambda: open_descriptor(Cmd.BPF_MAP_CREATE, attr, size))
+    if result in (-errno.EINVAL, -errno.EBADF):
+        hint = _kernels_words(attr, size)
     if result < 0:
         raise bpf_error(
             Cmd.BPF_MAP_CREATE,
@@ -304,6 +308,18 @@ def create(attr: "CData", subject: str) -> int:
             value_size=attr.value_size,
         )
     return result
+
+
+def _kernels_words(attr: "CData", size: int) -> str:
+    """Asks the kernel again, for its own words on why it does not create the map: a hint, "" where it has none (before
+    Linux 7.2, and for some reasons)."""
+    if kernel_version() < (7, 2):
+        return ""
+    result = lib.bpf(Cmd.BPF_MAP_CREATE | BPF_COMMON_ATTRS, attr, size)
+    if result >= 0:
+        os.close(result)  # now it would have done it
+    words = ffi.string(lib.bpf_log()).decode(errors="replace").strip()
+    return f"the kernel says: {words}" if words else ""
 
 
 def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -> None:
