@@ -21,8 +21,8 @@ README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not here")
 
 
-@pytest.mark.creates
-@pytest.mark.real_kernel(reason="programs")
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs and BTF are the kernel's alone")
 def test_sessions():
     """Every pycon block gives what the README prints."""
     blocks = re.findall(r"```pycon\n(.*?)```", README.read_text(), re.DOTALL)
