@@ -42,7 +42,7 @@ def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern]":
         try:
             from rawbpf._native import ffi, lib
 
-            return "api", why if wanted else "it could be compiled", ffi, lib, ffi.def_extern
+            return "api", why if wanted else "it is installed", ffi, lib, ffi.def_extern
         except ImportError as error:
             if wanted == "api":
                 raise

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import rawbpf
 from rawbpf import Queue, abidoor, door, layout
 from rawbpf._abi import ffi as abi_ffi
 
@@ -192,6 +193,13 @@ def test_without_the_extension_it_is_the_python_door():
     code = "import sys; sys.modules['rawbpf._native'] = None; from rawbpf import door; print(door.DOOR, '|', door.WHY)"
     assert re.fullmatch(r"abi \| .*rawbpf\._native.*\n", run(code, RAWBPF_DOOR="").stdout)
     assert "ModuleNotFoundError: import of rawbpf._native" in run(code, RAWBPF_DOOR="api").stderr
+
+
+def test_the_doctor_names_the_door():
+    """`rawbpf doctor` says which door is in use, why, and what the one in Python costs."""
+    code = "import rawbpf; print(rawbpf.diagnose().facts['door'])"
+    assert re.fullmatch(r"abi, .* times as much, .*\(RAWBPF_DOOR asks for it\)\n", run(code, RAWBPF_DOOR="abi").stdout)
+    assert rawbpf.diagnose().facts["door"].startswith(f"{door.DOOR}, ")
 
 
 # The installation

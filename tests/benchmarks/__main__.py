@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import breakeven, bulk, measure, plot, processes, single, threads
+from tests.benchmarks import breakeven, bulk, doors, measure, plot, processes, single, threads
 
 BENCHMARKS = {
     "single": single.run,
+    "doors": doors.run,
     "bulk": bulk.run,
     "breakeven": breakeven.run,
     "threads": threads.run,
