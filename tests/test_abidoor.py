@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -209,7 +209,7 @@ def test_the_doctor_names_the_door():
 def source(tmp_path: Path) -> Path:
     """A copy of the source tree without anything built."""
     for tool in ("pip", "setuptools"):
-        if find_spec(tool) is None:
+        if not list(distributions(name=tool)):
             pytest.skip(f"{tool} is not installed")
     if not ROOT.joinpath("build_ffi.py").exists() or not ROOT.joinpath("rawbpf", "bpf.h").exists():
         pytest.skip("the source tree is not installed")

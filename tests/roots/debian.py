@@ -1,4 +1,4 @@
-"""A fresh Debian root by debootstrap, and commands that run in it in mounts of their own. Needs root and debootstrap."""
+"""A fresh Debian root by debootstrap, and commands that run in one, in mounts of their own. Needs root."""
 
 import hashlib
 import os
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
@@ -20,12 +21,18 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rawbpf
 
 NOT_IN_PROJECT = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so", "_abi.py")
 
-# Mounts go with the namespace, whatever becomes of the command.
-_ENTER = """
+# Mounts go with the namespace, whatever becomes of the command. No chroot: in one the kernel makes no user namespace.
+ENTER = """
 set -e
-for each in proc sys dev; do mount --rbind "/$each" "$1/$each"; done
+mount --bind "$1" "$1"
+for each in proc sys dev; do [ ! -d "$1/$each" ] || mount --rbind "/$each" "$1/$each"; done
 mount -t tmpfs -o mode=1777 tmpfs "$1/tmp"
-exec chroot "$1" /bin/sh -c 'cd /project && exec /bin/bash -euo pipefail -c "$0"' "$2"
+cd "$1"
+pivot_root . .
+umount -l .
+cd "$2"
+shift 2
+exec "$@"
 """
 
 
@@ -74,8 +81,19 @@ def _copy_surroundings(root: Path) -> None:
 
 
 def run(root: Path, architecture: str, command: str, **environment: str) -> int:
-    """Runs a shell command in the root, in /project, with what is mounted there at /proc, /sys and /dev; its exit code."""
+    """Runs a shell command in the root, in /project; returns its exit code."""
     kept = {name: value for name, value in os.environ.items() if re.match(r"PIP_|https?_proxy$|no_proxy$", name, re.I)}
     kept |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **environment}
-    namespace = ["unshare", "--mount", "--propagation", "private", "setarch", MACHINES[architecture]]
-    return subprocess.run([*namespace, "/bin/sh", "-c", _ENTER, "sh", str(root), command], env=kept).returncode
+    shell = ["/bin/bash", "-euo", "pipefail", "-c", command]
+    return enter(root, "/project", shell, kept, MACHINES[architecture]).returncode
+
+
+def enter(
+    root: Path, folder: str, command: Sequence[str], environment: dict[str, str], machine: str, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a command in a folder of a root, in a mount namespace of its own; in it are /proc, /sys and /dev if the root
+    has folders for them. `options` are subprocess.run()'s."""
+    namespace = ["unshare", "--mount", "--propagation", "private", "setarch", machine]
+    return subprocess.run(
+        [*namespace, "/bin/sh", "-c", ENTER, "sh", str(root), folder, *command], env=environment, **options
+    )
