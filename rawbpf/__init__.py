@@ -22,7 +22,7 @@ from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, 
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
 from rawbpf.memlock import set_memlock_rlimit
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
-from rawbpf.values import Codec
+from rawbpf.values import BTF, Codec
 from rawbpf.version import __version__
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "BPF_ANY",
     "BPF_EXIST",
     "BPF_NOEXIST",
+    "BTF",
     "AlreadyExists",
     "BpfError",
     "Busy",

@@ -243,6 +243,30 @@ class AttachType(_Constant):
     BPF_TRACE_KPROBE_SESSION = 56, "6.10"
     BPF_TRACE_UPROBE_SESSION = 57, "6.13"
     BPF_TRACE_FSESSION = 58, "7.0"
+    BPF_TRACE_FENTRY_MULTI = 59, "7.2"
+    BPF_TRACE_FEXIT_MULTI = 60, "7.2"
+    BPF_TRACE_FSESSION_MULTI = 61, "7.2"
+
+
+class LinkType(_Constant):
+    """enum bpf_link_type: what an attached program hangs on."""
+
+    BPF_LINK_TYPE_UNSPEC = 0, "5.8"
+    BPF_LINK_TYPE_RAW_TRACEPOINT = 1, "5.8"
+    BPF_LINK_TYPE_TRACING = 2, "5.8"
+    BPF_LINK_TYPE_CGROUP = 3, "5.8"
+    BPF_LINK_TYPE_ITER = 4, "5.8"
+    BPF_LINK_TYPE_NETNS = 5, "5.8"
+    BPF_LINK_TYPE_XDP = 6, "5.9"
+    BPF_LINK_TYPE_PERF_EVENT = 7, "5.15"
+    BPF_LINK_TYPE_KPROBE_MULTI = 8, "5.18"
+    BPF_LINK_TYPE_STRUCT_OPS = 9, "5.18"
+    BPF_LINK_TYPE_NETFILTER = 10, "6.4"
+    BPF_LINK_TYPE_TCX = 11, "6.6"
+    BPF_LINK_TYPE_UPROBE_MULTI = 12, "6.6"
+    BPF_LINK_TYPE_NETKIT = 13, "6.7"
+    BPF_LINK_TYPE_SOCKMAP = 14, "6.10"
+    BPF_LINK_TYPE_TRACING_MULTI = 15, "7.2"
 
 
 class MapFlag(_Flag):
@@ -299,6 +323,18 @@ class ProgFlag(_Flag):
     BPF_F_XDP_HAS_FRAGS = 1 << 5, "5.18"
     BPF_F_XDP_DEV_BOUND_ONLY = 1 << 6, "6.3"
     BPF_F_TEST_REG_INVARIANTS = 1 << 7, "6.8"
+
+
+class AttachFlag(_Flag):
+    """Flags of BPF_LINK_CREATE and BPF_LINK_UPDATE (flags), and of BPF_PROG_ATTACH (attach_flags)."""
+
+    BPF_F_ALLOW_OVERRIDE = 1 << 0, "4.10"
+    BPF_F_ALLOW_MULTI = 1 << 1, "4.15"
+    BPF_F_REPLACE = 1 << 2, "5.6"
+    BPF_F_BEFORE = 1 << 3, "6.6"
+    BPF_F_AFTER = 1 << 4, "6.6"
+    BPF_F_ID = 1 << 5, "6.6"
+    BPF_F_PREORDER = 1 << 6, "6.15"
 
 
 class RunFlag(_Flag):

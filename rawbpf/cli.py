@@ -20,8 +20,8 @@ from rawbpf.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsuppo
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
 from rawbpf.privileges import proc_fields
 from rawbpf.streams import Feed, NotReturned, Stop, drain
-from rawbpf.syscall import check_map_name, describe
-from rawbpf.text import Form, Struct, form_for, integer
+from rawbpf.syscall import check_name, describe
+from rawbpf.text import ByType, Form, Struct, form_for, integer
 from rawbpf.version import __version__
 
 DONE, ERROR, USAGE, EMPTY_OR_FULL, NOT_PERMITTED = range(5)
@@ -117,6 +117,8 @@ def _as_bpftool(m: Map[Any]) -> dict[str, Any]:
         "bytes_value": info.value_size,
         "max_entries": info.max_entries,
     }
+    if info.btf_id:
+        shown["btf_id"] = info.btf_id
     for key, field in (("bytes_memlock", "memlock"), ("frozen", "frozen")):
         if field in kernel_says:
             shown[key] = int(kernel_says[field])
@@ -141,9 +143,12 @@ def _create(options: argparse.Namespace) -> int:
     kind = {"queue": Queue, "stack": Stack}[options.type]
     if (options.value_size is None) == (options.format is None):
         raise UsageError("create wants one of --value-size and --format")
-    size = _struct(options.format).size if options.value_size is None else options.value_size
+    value = options.value_size
+    if value is None:
+        _struct(options.format)
+        value = options.format
     name = options.name if options.name is not None else _name_of(options.path)
-    with kind(size, options.entries, name=name) as m:
+    with kind(value, options.entries, name=name, btf=options.btf) as m:
         m.pin(options.path)
         shown = _as_bpftool(m) | {"pinned": [options.path]}
     print(json.dumps(shown) if options.json else f"{describe(m._info)}, id {m.id}, pinned at {options.path}")
@@ -154,7 +159,7 @@ def _name_of(path: str) -> str:
     """The pin's own name, if a map may have it."""
     name = os.path.basename(path)[:15]
     try:
-        check_map_name(name)
+        check_name(name)
     except ValueError:
         return ""
     return name
@@ -285,6 +290,10 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _form(options: argparse.Namespace, m: Map[Any]) -> Form:
     try:
+        if options.btf:
+            from rawbpf.typed import codec_of
+
+            return ByType(codec_of(m.info()))
         return form_for(m.value_size, form=options.format, as_hex=options.hex, as_text=options.text)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -448,6 +457,7 @@ def _values(command: argparse.ArgumentParser) -> None:
     forms.add_argument("--format", metavar="F", help="a struct format such as '<IH': fields with commas between them")
     forms.add_argument("--hex", action="store_true", help="hexadecimal digits")
     forms.add_argument("--text", action="store_true", help="text, filled up with zero bytes")
+    forms.add_argument("--btf", action="store_true", help="JSON, by the C type that the map carries (BTF)")
     forms.add_argument("--raw", action="store_true", help="the bytes themselves, on stdin and stdout")
 
 
@@ -457,6 +467,7 @@ def _creation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--value-size", type=_count, metavar="N", help="bytes of a value")
     command.add_argument("--format", metavar="F", help="a struct format instead: its size is the value's")
     command.add_argument("--entries", type=_count, required=True, metavar="N", help="how many elements it holds")
+    command.add_argument("--btf", action="store_true", help="describe the value to the kernel, for --btf and bpftool")
     command.add_argument("--name", help="the map's name; by default the pin's, if a map may have it")
 
 

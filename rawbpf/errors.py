@@ -56,11 +56,11 @@ class Unsupported(BpfError):
 
 
 class NotFound(BpfError, FileNotFoundError):
-    """No such pin, id or name (ENOENT)."""
+    """No such pin, id, name or tracepoint (ENOENT), no such interface (ENODEV)."""
 
 
 class AlreadyExists(BpfError, FileExistsError):
-    """Something is pinned at that path already (EEXIST)."""
+    """Something is pinned at that path already (EEXIST), or attached at that place (EEXIST, EBUSY)."""
 
 
 def errno_name(error: int) -> str:
@@ -119,7 +119,64 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EINVAL): _Meaning(BpfError, "{subject} is open, and no BPF object"),
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): _Meaning(BpfError, "{subject} is not open"),
     (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no map has {subject}"),
+    (Cmd.BPF_BTF_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no BTF has {subject}"),
+    (Cmd.BPF_BTF_LOAD, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject}: this kernel does not take it",
+        "floating-point numbers need Linux 5.13, enums of 8 bytes or with negative values 6.0",
+    ),
     (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.ENOENT): _Meaning(
+        NotFound,
+        "this kernel does not have {subject}",
+        "they are the events in tracefs, named without their category (of system calls: sys_enter, sys_exit)",
+    ),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.EBUSY): _Meaning(
+        AlreadyExists, "{subject}: the program is attached there already", "load it again to attach it twice"
+    ),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject} does not take this program",
+        "it may read more arguments than there are, or is of another type; a cookie needs Linux 6.10",
+    ),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, ENOTSUPP): _Meaning(Unsupported, "{subject}: this kernel can't be traced there"),
+    **dict.fromkeys(
+        ((Cmd.BPF_LINK_CREATE, errno.EEXIST), (Cmd.BPF_LINK_CREATE, errno.EBUSY)),
+        _Meaning(AlreadyExists, "{subject}: something is attached there already", "detach that first"),
+    ),
+    (Cmd.BPF_LINK_CREATE, errno.E2BIG): _Meaning(
+        BpfError, "{subject}: no more programs fit there", "a flow dissector is one a namespace, others are at most 64"
+    ),
+    (Cmd.BPF_LINK_CREATE, errno.ENODEV): _Meaning(NotFound, "{subject}: there is no such interface"),
+    (Cmd.BPF_LINK_CREATE, errno.ENOENT): _Meaning(NotFound, "{subject}: there is no such place to attach to"),
+    (Cmd.BPF_LINK_CREATE, errno.EBADF): _Meaning(
+        BpfError, "{subject}: the target is none for this attach type", "for cgroups, a folder of the cgroup2 hierarchy"
+    ),
+    (Cmd.BPF_LINK_CREATE, errno.EOPNOTSUPP): _Meaning(
+        Unsupported, "{subject}: the target does not support it", "without XDP_FLAGS_DRV_MODE any interface does"
+    ),
+    (Cmd.BPF_LINK_CREATE, ENOTSUPP): _Meaning(Unsupported, "{subject}: this kernel can't be traced there"),
+    (Cmd.BPF_LINK_CREATE, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject}: this kernel does not attach the program there",
+        "it is too old or built without it, the program is for something else, a flag is wrong, or the target is gone",
+    ),
+    (Cmd.BPF_LINK_UPDATE, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject} does not take this program",
+        "the new program must be of the old one's type, and links of raw tracepoints and tracing keep theirs",
+    ),
+    (Cmd.BPF_LINK_UPDATE, errno.ENOLINK): _Meaning(BpfError, "{subject}: what it was attached to is gone"),
+    (Cmd.BPF_LINK_DETACH, errno.EOPNOTSUPP): _Meaning(
+        Unsupported,
+        "{subject} can't be detached",
+        "it ends with its last descriptor and pin: close it",
+    ),
+    (Cmd.BPF_LINK_DETACH, errno.EINVAL): _Meaning(
+        Unsupported, "{subject} can't be detached", "BPF_LINK_DETACH needs Linux 5.9: close() it, unlink the pin"
+    ),
+    (Cmd.BPF_LINK_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no link has {subject}"),
+    (Cmd.BPF_ITER_CREATE, errno.EINVAL): _Meaning(BpfError, "{subject} is not one of an iterator"),
     (Cmd.BPF_TOKEN_CREATE, errno.ENOENT): _Meaning(
         NotFound, "{subject} delegates nothing", "mount it with delegate_cmds=map_create,delegate_maps=queue:stack"
     ),

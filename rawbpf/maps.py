@@ -7,11 +7,12 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsIndex, TypedDict, TypeVar, overload
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.descriptor import Descriptor
+from rawbpf.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import POLL, Follow
@@ -19,7 +20,7 @@ from rawbpf.many import KEEPS_SPARE, Held, Many
 from rawbpf.privileges import access_of, is_frozen
 from rawbpf.scratch import Status
 from rawbpf.syscall import MapInfo, StrPath
-from rawbpf.values import Codec, RawBytes, ValueSpec, codec_for
+from rawbpf.values import BTF, Codec, OpenSpec, RawBytes, ValueSpec, codec_for
 
 if TYPE_CHECKING:
     import ctypes
@@ -46,12 +47,6 @@ _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
 
 
-class HasFileno(Protocol):
-    """Anything with a descriptor: a file, a socket, a token."""
-
-    def fileno(self) -> int: ...
-
-
 if TYPE_CHECKING:
 
     class Options(TypedDict, total=False):
@@ -61,6 +56,7 @@ if TYPE_CHECKING:
         flags: int
         numa_node: int | None
         token: int | HasFileno | None
+        btf: bool
 
 
 class _Raise:
@@ -102,6 +98,7 @@ class Map(Descriptor, Generic[T]):
         flags: int = 0,
         numa_node: int | None = None,
         token: "int | HasFileno | None" = None,
+        btf: bool = False,
     ) -> None:
         """Creates the map (BPF_MAP_CREATE).
 
@@ -115,25 +112,30 @@ class Map(Descriptor, Generic[T]):
                 BPF_F_WRONLY_PROG (Linux 5.2) for BPF programs.
             numa_node: Where the memory comes from (sets BPF_F_NUMA_NODE); -1 is anywhere.
             token: A BPF token, as descriptor or object with fileno() (Linux 6.9).
+            btf: Describe the value to the kernel (BPF_BTF_LOAD): bpftool then shows fields, and the map can be opened
+                with rawbpf.BTF. A struct format has fields f0, f1 ..., raw bytes are an array.
 
         Raises:
-            ValueError, TypeError: An argument breaks a rule; the kernel was not asked.
+            ValueError, TypeError: An argument breaks a rule, or is nothing that BTF can describe; no map was asked for.
             NotPermitted: No CAP_BPF (before 5.8: CAP_SYS_ADMIN).
             BpfError: ENOMEM, EMFILE, ENFILE.
 
         Needs Linux 4.20. Source: Documentation/bpf/map_queue_stack.rst.
         """
         codec = codec_for(value)
-        fd = syscall.map_create(
-            self.map_type,
-            name,
-            0,
-            codec.size,
-            max_entries,
-            map_flags=flags,
-            numa_node=numa_node,
-            token_fd=None if token is None else _fileno(token),
-        )
+        token_fd = None if token is None else fileno_of(token)
+        with _described(codec, token_fd) if btf else nullcontext({}) as description:
+            fd = syscall.map_create(
+                self.map_type,
+                name,
+                0,
+                codec.size,
+                max_entries,
+                map_flags=flags,
+                numa_node=numa_node,
+                token_fd=token_fd,
+                **description,
+            )
         try:
             self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
         except BaseException:
@@ -143,24 +145,25 @@ class Map(Descriptor, Generic[T]):
     # Other ways to get one
 
     @classmethod
-    def open(cls, path: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
+    def open(cls, path: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
         """Opens the map that is pinned at `path` (BPF_OBJ_GET).
 
         Args:
             path: A pin in a bpffs.
-            value: As for creation; None is bytes of the map's own value_size.
+            value: As for creation; None is bytes of the map's own value_size. rawbpf.BTF: by the C type that the map
+                carries, see rawbpf.btfvalues; that needs CAP_SYS_ADMIN.
             access: "rw", "r" (peek only) or "w" (push only).
 
         Raises:
             NotFound: Nothing is pinned there.
             NotPermitted: The file's mode does not allow the access, or the file is no pin (EACCES).
             TypeError: The pin is of something else: the other map type, a program.
-            ValueError: `value` has not the map's value_size.
+            ValueError: `value` has not the map's value_size, or is BTF and the map carries none.
         """
         return cls._from_new_fd(syscall.obj_get(path, _open_flags(access)), value)
 
     @classmethod
-    def from_id(cls, map_id: int, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
+    def from_id(cls, map_id: int, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
         """Opens the map with this id (BPF_MAP_GET_FD_BY_ID); needs CAP_SYS_ADMIN, CAP_BPF is not enough.
 
         `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
@@ -168,7 +171,7 @@ class Map(Descriptor, Generic[T]):
         return cls._from_new_fd(syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
 
     @classmethod
-    def from_name(cls, name: str, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
+    def from_name(cls, name: str, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
         """Opens the one map of this name among all on the system; needs CAP_SYS_ADMIN.
 
         Raises NotFound if there is none, ValueError if there are several (it lists their ids: use from_id()),
@@ -177,7 +180,7 @@ class Map(Descriptor, Generic[T]):
         return cls.from_id(_id_of(name, cls.map_type), value, access=access)
 
     @classmethod
-    def from_fd(cls, fd: int, value: "ValueSpec | None" = None) -> "Self":
+    def from_fd(cls, fd: int, value: "OpenSpec" = None) -> "Self":
         """Takes over a descriptor: inherited, received, or made by other code. From now on close() closes it.
 
         On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
@@ -189,7 +192,7 @@ class Map(Descriptor, Generic[T]):
         return self
 
     @classmethod
-    def _from_new_fd(cls, fd: int, value: "ValueSpec | None") -> "Self":
+    def _from_new_fd(cls, fd: int, value: "OpenSpec") -> "Self":
         try:
             return cls.from_fd(fd, value)
         except BaseException:
@@ -197,11 +200,11 @@ class Map(Descriptor, Generic[T]):
             raise
 
     @classmethod
-    def _codec_of(cls, info: MapInfo, value: "ValueSpec | None") -> Codec[Any]:
+    def _codec_of(cls, info: MapInfo, value: "OpenSpec") -> Codec[Any]:
         if info.type != cls.map_type:
             other = _CLASSES[info.type].__name__
             raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
-        codec = codec_for(info.value_size if value is None else value)
+        codec = _codec_by_btf(info) if value is BTF else codec_for(info.value_size if value is None else value)
         if codec.size != info.value_size:
             raise ValueError(f"{codec!r} has {codec.size} bytes, {syscall.describe(info)} value_size {info.value_size}")
         return codec
@@ -573,7 +576,7 @@ _CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
 }
 
 
-def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
+def open_map(spec: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
     """Opens a map as the Queue or Stack that the kernel says it is.
 
     Args:
@@ -598,7 +601,7 @@ def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "
         raise
 
 
-def map_from_fd(fd: int, value: "ValueSpec | None" = None) -> "Queue[Any] | Stack[Any]":
+def map_from_fd(fd: int, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
     """Takes over a descriptor, as the Queue or Stack that the kernel says it is; see Queue.from_fd()."""
     syscall.check_fd(fd)
     info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
@@ -643,6 +646,18 @@ def _id_of(name: str, map_type: MapType | None = None) -> int:
     raise bpf_error(Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT, subject=f"queue or stack map is named {name!r}")
 
 
+def _codec_by_btf(info: MapInfo) -> Codec[Any]:
+    from rawbpf.typed import codec_of
+
+    return codec_of(info)
+
+
+def _described(codec: Codec[Any], token_fd: int | None) -> "AbstractContextManager[dict[str, int]]":
+    from rawbpf.typed import described
+
+    return described(codec, token_fd)
+
+
 def _open_flags(access: str) -> int:
     try:
         return _ACCESS[access]
@@ -655,10 +670,6 @@ def _count(name: str, number: SupportsIndex) -> int:
     if count < 0:
         raise ValueError(f"{name} must not be negative")
     return count
-
-
-def _fileno(token: int | HasFileno) -> int:
-    return token if isinstance(token, int) else token.fileno()
 
 
 def _after_fork_in_child() -> None:

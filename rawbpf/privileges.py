@@ -191,8 +191,14 @@ _OPEN_COMMANDS = frozenset(
         Cmd.BPF_OBJ_GET,
         Cmd.BPF_OBJ_GET_INFO_BY_FD,
         Cmd.BPF_PROG_TEST_RUN,
+        Cmd.BPF_LINK_UPDATE,
+        Cmd.BPF_LINK_DETACH,
+        Cmd.BPF_ITER_CREATE,
     }
 )
+
+# What these ask for besides depends on the type of the program.
+_PROGRAM_COMMANDS = (Cmd.BPF_PROG_LOAD, Cmd.BPF_RAW_TRACEPOINT_OPEN, Cmd.BPF_LINK_CREATE)
 
 
 def why_not_permitted(
@@ -296,7 +302,7 @@ def _why_process_refused(cmd: Cmd) -> Cause:
         return lacking(needed, certain=refuses is False)
     if kernel_version() < (5, 11):
         return Cause("memlock", "RLIMIT_MEMLOCK is too low for it", "ulimit -l, or run with CAP_SYS_RESOURCE", False)
-    if cmd == Cmd.BPF_PROG_LOAD:
+    if cmd in _PROGRAM_COMMANDS:
         for capability in (Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN):
             if is_privileged(capability) is False:
                 return lacking(capability, certain=False)

@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 from rawbpf.maps import Map, Queue, Stack, map_from_fd
-from rawbpf.values import ValueSpec
+from rawbpf.values import OpenSpec
 
 # Goes with the descriptor: a stream socket carries none without a byte.
 _MARK = b"m"
@@ -27,7 +27,7 @@ def send_map(sock: socket.socket, m: "Map[Any]") -> None:
     socket.send_fds(sock, [_MARK], [m.fileno()])
 
 
-def recv_map(sock: socket.socket, value: "ValueSpec | None" = None) -> "Queue[Any] | Stack[Any]":
+def recv_map(sock: socket.socket, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
     """Receives what send_map() sent, as the Queue or Stack that the kernel says it is.
 
     `value` is as in Queue.open(): the sender's codec does not travel.

@@ -13,8 +13,12 @@ kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that s
 """
 
 import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +161,47 @@ def no_library_call(sent: list[tuple[Cmd, int]]) -> "Callable[[], AbstractContex
         assert sent[before:] == []
 
     return silence
+
+
+OBJECTS = Path(__file__).parent / "objects"
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compiles a C file of tests/objects, or another, once a run: compiled("pinned") is the path of pinned.bpf.o.
+
+    RAWBPF_TEST_OBJECTS names a folder of compiled ones for where there is no compiler.
+    """
+    given = os.environ.get("RAWBPF_TEST_OBJECTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("objects")
+
+    def compile_one(name: "str | Path") -> Path:
+        source = name if isinstance(name, Path) else OBJECTS / f"{name}.bpf.c"
+        target = folder / f"{source.stem}.o"
+        if not target.exists():
+            if shutil.which("clang") is None and not REQUIRED:
+                pytest.skip("clang is not installed")
+            compile_for_bpf(source, target)
+        return target
+
+    return compile_one
+
+
+def compile_for_bpf(source: Path, target: Path) -> None:
+    """The README's command. Debian keeps asm/types.h in a folder of the machine's."""
+    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    command = [
+        "clang",
+        "-O2",
+        "-g",
+        "-Wall",
+        "-Werror",
+        "-target",
+        "bpf",
+        include,
+        "-c",
+        str(source),
+        "-o",
+        str(target),
+    ]
+    subprocess.run(command, check=True)
