@@ -147,9 +147,10 @@ class BdistWheel(bdist_wheel):
 class Sdist(sdist):
     """Takes along what a tester needs: all of tests/, and every text at the top."""
 
-    def add_defaults(self) -> None:
-        super().add_defaults()
+    def make_distribution(self) -> None:
         for text in ("CHANGELOG.md", "SECURITY.md"):
             self.filelist.include(text)
         self.filelist.recursive_include("tests", "*")
-        self.filelist.global_exclude("*.py[co]", "_abi.py", "*.so")
+        for built in ("*.py[co]", "_abi.py", "*.so"):
+            self.filelist.global_exclude(built)
+        super().make_distribution()
