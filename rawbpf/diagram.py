@@ -62,7 +62,7 @@ def _bytes_of(attr: "CData | Buffer") -> bytes:
 
 def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None = None, *, foreign: bool = False) -> str:
     """The drawing of explain(); `written` are the attr's bytes after the call, if the kernel may have changed them."""
-    struct = struct_of(cmd)
+    struct = struct_of(cmd, data)
     assert struct is not None
     if foreign:
         struct = struct._replace(fields=[without_following(field) for field in struct.fields])

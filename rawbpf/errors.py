@@ -128,8 +128,9 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
     (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.ENOENT): _Meaning(
         NotFound,
-        "this kernel does not have {subject}",
-        "they are the events in tracefs, named without their category (of system calls: sys_enter, sys_exit)",
+        "{subject}: there is none to attach to",
+        "raw tracepoints are tracefs's events named without their category, of system calls sys_enter and sys_exit;"
+        " before Linux 5.13 a tracing program is attached once in its life",
     ),
     (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.EBUSY): _Meaning(
         AlreadyExists, "{subject}: the program is attached there already", "load it again to attach it twice"

@@ -72,6 +72,8 @@ class Link(Descriptor):
     def pin(self, path: StrPath) -> None:
         """Gives the link a path in a bpffs (BPF_OBJ_PIN): the program stays attached until os.unlink(path). Linux 5.7.
 
+        The kernel lets go of what was pinned a moment after the unlink: the program may still run once or twice.
+
         Raises AlreadyExists, NotFound, NotPermitted.
         """
         syscall.obj_pin(self.fileno(), path)
@@ -174,6 +176,8 @@ def _check(wanted: _Attachment, *, target: bool = True, flags: bool = False, coo
     ):
         if given and not taken:
             raise ValueError(f"{wanted.program!r} is attached without {name} (EINVAL)")
+    if not 0 <= wanted.cookie < 2**64:
+        raise ValueError(f"cookie must be from 0 to 2**64 - 1, not {wanted.cookie}")
 
 
 @contextmanager

@@ -138,18 +138,20 @@ class ObjectFile:
             loader.done()
             undo.pop_all()
 
-    def attach(self) -> list[Link]:
+    def attach(self) -> dict[str, Link]:
         """Attaches every program whose section says where (SEC("raw_tp/sched_process_exec")), until close().
 
         Others, such as those of sockets, cgroups and interfaces, are attached one by one: `programs[name].attach(...)`.
-        Returns the links. Raises what Program.attach() raises; then none of them is attached.
+        Returns the links by the programs' names. Raises what Program.attach() raises; then none of them is attached.
         """
         with ExitStack() as undo:
-            links = [
-                undo.enter_context(program.attach()) for program in self.programs.values() if knows_its_target(program)
-            ]
+            links = {
+                name: undo.enter_context(program.attach())
+                for name, program in self.programs.items()
+                if knows_its_target(program)
+            }
             undo.pop_all()
-        self._opened[:0] = links
+        self._opened[:0] = links.values()
         return links
 
     def close(self) -> None:

@@ -531,9 +531,12 @@ def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
     `name` is the tracepoint's without its category ("sched_process_exec"); None for a program of type TRACING or LSM,
     which knows its place since it was loaded. The program reads `cookie` with bpf_get_attach_cookie() (Linux 6.10).
 
-    Raises NotFound (ENOENT: no such tracepoint), AlreadyExists (EBUSY: this TRACING program is attached), NotPermitted,
+    Raises NotFound (ENOENT: no such tracepoint; before 5.13 also for a TRACING program that was attached before),
+    AlreadyExists (EBUSY: this TRACING program is attached), NotPermitted,
     BpfError (EINVAL: another type of program, or one that reads more arguments than the tracepoint has). Linux 4.17.
     """
+    if name is not None and (not name or "\0" in name):
+        raise ValueError(f"{name!r} is no tracepoint's name")
     text = None if name is None else ffi.new("char[]", name.encode())
     attr = bpf_attr(
         raw_tracepoint={
@@ -544,7 +547,7 @@ def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
     )
     result = lib.bpf(Cmd.BPF_RAW_TRACEPOINT_OPEN, attr, 24 if cookie else 16)
     if result < 0:
-        place = "what the program was loaded for" if name is None else f"raw tracepoint {name!r}"
+        place = "the function that the program was loaded for" if name is None else f"raw tracepoint {name!r}"
         raise bpf_error(Cmd.BPF_RAW_TRACEPOINT_OPEN, -result, subject=place)
     return above_stdio(result)
 

@@ -6,6 +6,7 @@ As in strace the attr is shown as it was before the call, and `=>` shows what th
 not the function's name: `import rawbpf.trace` would hide the function.)
 """
 
+import itertools
 import os
 import sys
 import textwrap
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf import door, usermemory
-from rawbpf.abi import BPF_ATTR_MAX_SIZE, Cmd, MapFlag
+from rawbpf.abi import BPF_ATTR_MAX_SIZE, AttachFlag, AttachType, Cmd, MapFlag
 from rawbpf.diagram import draw, draw_map_info
 from rawbpf.door import ffi
 from rawbpf.errors import bpf_error, errno_name
@@ -117,8 +118,8 @@ class _Call:
         self.cmd = Cmd(cmd)
         self.address = int(ffi.cast("uintptr_t", attr))
         self.size = size
-        self.struct = struct_of(cmd)
         self.before = self._read()
+        self.struct = struct_of(cmd, self.before)
         self.reached = self._reached()
         self.words = self._spelled()
 
@@ -163,7 +164,7 @@ class _Call:
         if self.struct is None or self.before is None:
             return hex(self.address) if self.address else "NULL"
         after = self._read() or self.before
-        words = ", ".join(f"{field.name}={word}{_written(field, self.before, after)}" for field, word in self.words)
+        words = _nested([(field.name, word + _written(field, self.before, after)) for field, word in self.words])
         if self.struct.member:
             words = f"{self.struct.member}={{{words}}}"
         end = self.reached[-1].end
@@ -193,8 +194,15 @@ class _Call:
             return {"path": path, "subject": repr(path)}
         if self.cmd == Cmd.BPF_MAP_CREATE:
             return {"subject": "the map", **values}
-        if "map_id" in values:
-            return {"subject": f"id {values['map_id']}"}
+        if self.cmd == Cmd.BPF_RAW_TRACEPOINT_OPEN:
+            return {"subject": f"raw tracepoint {os.fsdecode(_string_at(values['name']))!r}"}
+        if self.cmd == Cmd.BPF_LINK_CREATE:
+            return {"subject": AttachType(values["attach_type"]).name}
+        if "link_fd" in values:
+            return {"subject": f"the link of descriptor {values['link_fd']}"}
+        for name in ("map_id", "link_id"):
+            if name in values:
+                return {"subject": f"id {values[name]}"}
         if "map_fd" not in values:
             return {"subject": f"descriptor {values['bpf_fd']}"} if "bpf_fd" in values else {}
         info = _info_of(values["map_fd"])
@@ -207,9 +215,27 @@ def _command(cmd: Cmd) -> str:
     return cmd.name if cmd.name in Cmd.__members__ else f"{cmd & 0xFFFFFFFF:#x} /* BPF_??? */"
 
 
+def _nested(words: list[tuple[str, str]]) -> str:
+    """The fields with their values; those of a struct within together: `tracing={target_btf_id=0, cookie=0x7}`."""
+    parts = []
+    for member, group in itertools.groupby(words, lambda word: word[0].rpartition(".")[0]):
+        text = ", ".join(f"{name.rpartition('.')[2]}={word}" for name, word in group)
+        parts.append(f"{member}={{{text}}}" if member else text)
+    return ", ".join(parts)
+
+
+# Fields that are read only if a flag says so.
+_BY_FLAG = {
+    "numa_node": ("map_flags", MapFlag.BPF_F_NUMA_NODE),
+    "old_prog_fd": ("flags", AttachFlag.BPF_F_REPLACE),
+}
+
+
 def _is_meant(field: Field, attr: bytes, fields: list[Field]) -> bool:
-    """numa_node is read only if a flag says so."""
-    return field.name != "numa_node" or bool(value_in(attr, fields, "map_flags") & MapFlag.BPF_F_NUMA_NODE)
+    if field.name not in _BY_FLAG:
+        return True
+    flags, bit = _BY_FLAG[field.name]
+    return bool(value_in(attr, fields, flags) & bit)
 
 
 # What strace shows as written by the kernel.

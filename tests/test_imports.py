@@ -12,7 +12,19 @@ def test_import_brings_only_what_maps_need():
     unwanted = {"asyncio", "argparse", "json", "socket", "ctypes", "multiprocessing", "subprocess", "resource"}
     ours = {
         f"rawbpf.{name}"
-        for name in ("bulk", "cli", "doctor", "introspect", "program", "sharing", "streams", "text", "tokens", "tour")
+        for name in (
+            "bulk",
+            "cli",
+            "doctor",
+            "introspect",
+            "link",
+            "program",
+            "sharing",
+            "streams",
+            "text",
+            "tokens",
+            "tour",
+        )
     }
     assert loaded & (unwanted | ours) == set()
     code = "import rawbpf; print(rawbpf.diagnose, rawbpf.Token, rawbpf.send_map, rawbpf.recv_map)"

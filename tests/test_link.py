@@ -6,6 +6,7 @@ What a program does here is to push into a queue: whether it ran is what the que
 import ctypes
 import errno
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -14,7 +15,9 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
@@ -235,8 +238,22 @@ def ran(q: Queue, act: Callable[[], None]) -> bool:
 def skip_without(kind: Kind) -> None:
     """Skips on older kernels, and says so where a kernel refuses what it should be able to."""
     skip_other_kernels(kind.since)
+    if kind.prog_type == LSM and "bpf" not in security_modules():
+        pytest.skip("by design: bpf is not among this kernel's security modules (lsm=)")
     if kind.trampoline and trampolines_refused():
         pytest.skip("this kernel refuses to load programs for trampolines (fentry, LSM) to everyone: EPERM")
+
+
+@functools.cache
+def security_modules() -> list[str]:
+    """The active ones. Nobody may have mounted the file system that tells."""
+    with tempfile.TemporaryDirectory() as folder:
+        assert libc.mount(b"securityfs", os.fsencode(folder), b"securityfs", ctypes.c_ulong(0), None) == 0
+        try:
+            with open(f"{folder}/lsm") as file:
+                return file.read().split(",")
+        finally:
+            libc.umount2(os.fsencode(folder), 2)
 
 
 def trampolines_refused() -> bool:
@@ -542,7 +559,7 @@ def test_what_fexit_sees():
         assert q.pop_many(64) == [1 << 32 | 2]
 
 
-@pytest.mark.linux("5.7")
+@pytest.mark.linux("6.2")
 def test_a_changed_result(q):
     """MODIFY_RETURN: what the program returns takes the place of the function's result, which is then not called."""
     skip_without(KINDS["fentry"])
@@ -552,10 +569,9 @@ def test_a_changed_result(q):
         with program.attach():
             changed = program.run().retval
         assert q.pop_many(64) == [7]
-        # The result is the low half; the high half counts the side effects, which are missing.
-        assert before & 0xFFFF == 4
-        assert changed & 0xFFFF == 21
-        assert before >> 16 > changed >> 16
+        # The low half sums up the results of the test functions, of which this one gave 4; the high half counts calls.
+        assert (changed & 0xFFFF) - (before & 0xFFFF) == 21 - 4
+        assert (before >> 16) - (changed >> 16) == 1
         assert program.run().retval == before
 
 
@@ -572,13 +588,17 @@ def test_the_cookie_of_a_function(q):
 
 @pytest.mark.linux("5.8")
 def test_twice_to_one_function(q):
-    """A tracing program is attached once at a time: the second is AlreadyExists (EBUSY)."""
+    """A tracing program is attached once at a time: the second is AlreadyExists (EBUSY). Before 5.13 it is attached
+    once in its life, and the second is ENOENT."""
     skip_without(KINDS["fentry"])
-    kind = KINDS["fentry"]
-    with load_as(kind, pushing(q)) as program, program.attach():
-        with pytest.raises(AlreadyExists, match="attached there already") as caught:
-            program.attach()
-        assert caught.value.errno == errno.EBUSY
+    again = kernel_version() >= (5, 13)
+    with load_as(KINDS["fentry"], pushing(q)) as program:
+        with program.attach():
+            error = failure_of(program.attach)
+        assert (type(error), error.errno) == ((AlreadyExists, errno.EBUSY) if again else (NotFound, errno.ENOENT))
+        if again:
+            with program.attach():
+                assert ran(q, run_test_functions)
 
 
 @pytest.mark.linux("5.9")
@@ -662,7 +682,8 @@ def test_a_pinned_link_outlives_its_process(bpf_folder, q):
         assert caught.value.errno == errno.EEXIST
         os.unlink(f"{bpf_folder}/link")
         assert ran(q, execute)
-    assert not ran(q, execute)
+    # The kernel frees a pin's inode, and what it held, after a while.
+    assert any(not ran(q, execute) or time.sleep(0.01) for _ in range(1000))
     with pytest.raises(NotFound) as caught:
         Link.open(f"{bpf_folder}/link")
     assert caught.value.errno == errno.ENOENT
@@ -730,7 +751,10 @@ def test_no_such_tracepoint(q):
     with Program(RAW, pushing(q)) as program:
         error = failure_of(lambda: program.attach("sched/sched_process_exec"))
     assert (type(error), error.errno) == (NotFound, errno.ENOENT)
-    assert "does not have raw tracepoint 'sched/sched_process_exec' [BPF_RAW_TRACEPOINT_OPEN: ENOENT]" in str(error)
+    assert (
+        "raw tracepoint 'sched/sched_process_exec': there is none to attach to [BPF_RAW_TRACEPOINT_OPEN: ENOENT]"
+        in str(error)
+    )
     assert "without their category" in error.hint
 
 
@@ -828,6 +852,9 @@ WRONG = {
     "socket": (ProgType.BPF_PROG_TYPE_SOCKET_FILTER, (), {}, TypeError, "SO_ATTACH_BPF"),
     "action": (ProgType.BPF_PROG_TYPE_SCHED_ACT, (), {}, TypeError, "BPF_PROG_TYPE_SCHED_ACT is not attached here"),
     "no name": (RAW, (), {}, TypeError, "given by its name"),
+    "NUL in a name": (RAW, ("sys_enter\0",), {}, ValueError, "is no tracepoint's name"),
+    "cookie too large": (RAW, ("sys_enter",), {"cookie": 2**64}, ValueError, "cookie must be from 0"),
+    "flags too large": (SKB, (3,), {"flags": 2**32}, ValueError, "flags must be from 0"),
     "no flags": (RAW, ("sys_enter",), {"flags": 1}, ValueError, "attached without flags"),
     "no cgroup": (SKB, (), {}, TypeError, "the target is a cgroup's folder"),
     "no cookie": (SKB, ("/",), {"cookie": 1}, ValueError, "attached without cookie"),

@@ -4,6 +4,8 @@ import doctest
 import errno
 import os
 import re
+import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import rawbpf
 from rawbpf import errors
 from rawbpf.abi import Cmd
+from tests.conftest import REQUIRED
 
 README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not here")
@@ -29,6 +32,32 @@ def test_sessions():
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(test, out=report.append)
     assert runner.failures == 0, "".join(report)
+
+
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs run in the kernel alone")
+def test_from_a_program_to_python(tmp_path):
+    """The C program, compiled by the README's command, and the README's Python print an exec as it happens."""
+    text = README.read_text()
+    [program] = re.findall(r"```c\n(.*?)```", text, re.DOTALL)
+    [compile_it] = re.findall(r"^    (clang .*)$", text, re.MULTILINE)
+    [script] = re.findall(r"```python\n(from rawbpf import ObjectFile.*?)```", text, re.DOTALL)
+    assert len(program.splitlines()) + len(script.splitlines()) <= 30
+    (tmp_path / "events.bpf.c").write_text(program)
+    if shutil.which("clang") or REQUIRED:
+        subprocess.run(compile_it, shell=True, check=True, cwd=tmp_path)
+    else:
+        pytest.skip("clang is not installed")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        pids = []
+        while not pids or process.poll() is None:
+            # Until the program is attached, execs go unseen.
+            pids.append(os.posix_spawn("/bin/true", ["true"], os.environ))
+            os.waitpid(pids[-1], 0)
+            if select.select([process.stdout], [], [], 0.1)[0]:
+                break
+        assert any(line.split() in ([str(pid), "true"] for pid in pids) for line in process.stdout)
+        process.kill()
 
 
 def test_the_table_of_errors():
