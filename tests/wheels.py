@@ -115,7 +115,13 @@ def tested(python: str, wheel: Path, source: Path, scratch: Path, options: argpa
     _run(python, "-m", "venv", str(folder / "venv"))
     own = str(folder / "venv" / "bin" / "python")
     _run(own, "-m", "pip", "install", "--quiet", f"{wheel}[test]")
-    where = _run(own, "-c", "import sys; from rawbpf import _native; print(sys.version, _native.__file__)", quiet=True)
+    # -P would do, but 3.10 has none: `-c` looks for modules in the working folder first.
+    code = (
+        f"import os, sys; os.chdir({str(folder)!r}); from rawbpf import _native; print(sys.version, _native.__file__)"
+    )
+    where = _run(own, "-c", code, quiet=True)
+    if str(folder) not in where:
+        raise SystemExit(f"not the installed wheel is tested: {where}")
     print(f"\n== {where.strip()}", flush=True)
     if "free-threading" in where:
         raise SystemExit("the abi3 wheel was installed on a free-threaded build, which has no stable ABI")
