@@ -17,7 +17,7 @@ from rawbpf.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import POLL, Follow
-from rawbpf.many import GIL, Held, Many
+from rawbpf.many import KEEPS_SPARE, Held, Many
 from rawbpf.privileges import access_of, is_frozen
 from rawbpf.scratch import Status
 from rawbpf.syscall import MapInfo, StrPath
@@ -307,7 +307,7 @@ class Map(Descriptor, Generic[T]):
                 data: Any = value.tobytes()
                 if self._raw_size is None:
                     data = self._decode(data)
-                self._spare = spare if GIL else None
+                self._spare = spare if KEEPS_SPARE else None
                 return data
             if result == HOOK_RAISED:
                 raise_hook_failure()
@@ -316,7 +316,7 @@ class Map(Descriptor, Generic[T]):
             if element.taken:
                 self._held += (((value,), 0),)
             raise
-        self._spare = spare if GIL else None
+        self._spare = spare if KEEPS_SPARE else None
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
