@@ -157,7 +157,8 @@ def _to_network_namespace(wanted: _Attachment) -> int:
 def _to_file(wanted: _Attachment, flags: int, what: str) -> int:
     _check(wanted, flags=True)
     with _opened(wanted.target, flags, what) as fd:
-        where = f"descriptor {fd}" if fd == wanted.target else repr(wanted.target)
+        path = wanted.target if isinstance(wanted.target, (str, bytes, os.PathLike)) else None
+        where = f"descriptor {fd}" if path is None else repr(os.fsdecode(path))
         return syscall.link_create(wanted.program.fileno(), fd, wanted.attach_type, wanted.flags, where=where)
 
 
