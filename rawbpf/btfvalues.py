@@ -1,20 +1,21 @@
 """Values by BTF: a C type's bytes as a Python value, and back.
 
-| C                         | Python                                                                        |
-|---------------------------|-------------------------------------------------------------------------------|
-| integers of 1 to 16 bytes | int                                                                           |
-| _Bool                     | bool                                                                          |
-| float, double             | float                                                                         |
-| enum                      | a member of an IntEnum made for it; int where no enumerator has the value     |
-| pointer                   | int, the address                                                              |
-| char[N], unsigned char[N] | bytes, all N of them, zero bytes at the end included                          |
-| other arrays              | tuple                                                                         |
-| struct                    | StructValue, a named tuple; members of anonymous structs and unions are its own |
-| union                     | StructValue with every reading of the same bytes                              |
+| C                         | Python                                                                           |
+|---------------------------|----------------------------------------------------------------------------------|
+| integers of 1 to 16 bytes | int                                                                              |
+| _Bool                     | bool                                                                             |
+| float, double             | float                                                                            |
+| enum                      | a member of an IntEnum made for it; int where no enumerator has the value        |
+| pointer                   | int, the address                                                                 |
+| char[N], unsigned char[N] | bytes, all N of them, zero bytes at the end included                             |
+| other arrays              | tuple                                                                            |
+| struct                    | StructValue, a named tuple; an anonymous struct's or union's members are its own |
+| union                     | StructValue with every reading of the same bytes                                 |
 
 The way back takes a struct as a tuple of all members, or as a dict of some: like those that a C initialiser leaves out,
 the rest is zero, and so is padding. So is the rest of a char array that is given fewer than N bytes; an array of
-unsigned char must have all. Of a union a dict names the member that counts; in a tuple all readings must agree.
+unsigned char must have all. Of a union a dict names the member that counts; in a tuple all readings must agree. (What
+was read with loss does not: a _Bool whose byte is neither 0 nor 1, a signalling NaN.)
 
 A codec is a plan, made once per type: what a struct has in whole bytes is read and written by one struct.Struct.
 The plan's size is bounded, whatever the BTF says: types that contain themselves, or would make millions of Python
