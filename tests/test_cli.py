@@ -19,6 +19,7 @@ import pytest
 
 import rawbpf
 from rawbpf import Queue, Stack, open_map
+from rawbpf.door import DOOR
 from rawbpf.text import form_for
 
 SCRIPT = Path(sys.executable).parent / "rawbpf"
@@ -81,7 +82,7 @@ def test_help_as_an_ordinary_user(tmp_path):
     prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *NO_CAPABILITY[1:])
     if subprocess.run([*prefix, *COMMAND, "--version"], capture_output=True).returncode == 126:
         pytest.skip("the ordinary user may not read this installation")
-    assert run("--version", prefix=prefix) == f"rawbpf {rawbpf.__version__}\n"
+    assert run("--version", prefix=prefix) == f"rawbpf {rawbpf.__version__}, Linux {os.uname().release}, door {DOOR}\n"
     assert "exit codes" in run("--help", prefix=prefix)
 
 

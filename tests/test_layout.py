@@ -153,6 +153,12 @@ def without_aliases(enumerators: dict[str, int]) -> dict[str, int]:
     }
 
 
+# The header leaves these u64 to the compiler: one for i386 puts them 4 bytes lower, where no 64-bit kernel looks.
+UNALIGNED = {f"link_create.{path}.expected_revision" for path in ("tcx", "netkit", "cgroup")} | {
+    "link_create.tracing.cookie"
+}
+
+
 @needs_header
 def test_layout_and_constants_equal_the_installed_header(tmp_path: Path):
     """The C compiler places every field of <linux/bpf.h> where bpf.h says, and gives every constant the same value.
@@ -167,7 +173,8 @@ def test_layout_and_constants_equal_the_installed_header(tmp_path: Path):
         ("struct bpf_link_info", LINK_FIELDS),
     ):
         for path, field in fields.items():
-            checks.append((f"offsetof({owner}, {path})", field.offset))
+            if path not in UNALIGNED or ffi.sizeof("void *") == 8:
+                checks.append((f"offsetof({owner}, {path})", field.offset))
             checks.append((f"sizeof((({owner} *)0)->{path})", field.size))
     for enum in (*ENUMS, *FLAGS):
         checks += [(name, member.value) for name, member in enum.__members__.items()]
