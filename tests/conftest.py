@@ -15,6 +15,7 @@ kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that s
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +158,19 @@ def no_library_call(sent: list[tuple[Cmd, int]]) -> "Callable[[], AbstractContex
         assert sent[before:] == []
 
     return silence
+
+
+@pytest.fixture
+def memory_cgroup() -> Iterator[Path]:
+    """A memory cgroup with a limit of 16 MiB; either version of the hierarchy."""
+    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        folder = Path(root, f"rawbpf-test-{os.getpid()}")
+        try:
+            folder.mkdir()
+            (folder / limit).write_text("16M")
+        except OSError:
+            continue
+        yield folder
+        folder.rmdir()
+        return
+    pytest.skip("no memory cgroup can be made here")

@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -302,22 +301,6 @@ def test_no_memory(kind, memory_cgroup):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.startswith("ENOMEM no memory for"), result.stderr
     assert "16384 entries of 4096 bytes" in result.stdout
-
-
-@pytest.fixture
-def memory_cgroup():
-    """A memory cgroup with a limit of 16 MiB; either version of the hierarchy."""
-    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
-        folder = Path(root, f"rawbpf-test-{os.getpid()}")
-        try:
-            folder.mkdir()
-            (folder / limit).write_text("16M")
-        except OSError:
-            continue
-        yield folder
-        folder.rmdir()
-        return
-    pytest.skip("no memory cgroup can be made here")
 
 
 def test_both_classes_say_which_they_are():
