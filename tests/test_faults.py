@@ -215,7 +215,7 @@ with rawbpf.Queue("<I", 100) as q:
 @pytest.mark.linux("5.11")
 @pytest.mark.real_kernel(reason="memory is charged to a cgroup")
 def test_no_memory_for_a_bulk_call(memory_cgroup):
-    """Where the memory cgroup has no room for a scratch of 1 MiB, elements go one by one; with room again in the
+    """Where the memory cgroup has no room for a scratch, 512 KiB, elements go one by one; with room again in the
     kernel. A map of 4 GiB is ENOMEM."""
     code = f"""
 import errno, os, rawbpf, rawbpf.bulk
@@ -230,7 +230,7 @@ def allow(more):
     with open({str(memory_cgroup)!r} + "/" + usage) as file: now = int(file.read())
     with open({str(memory_cgroup)!r} + "/" + limit, "w") as file: file.write(str(now + more))
 # The interpreter needs some memory too, or it is killed.
-allow(600 << 10)
+allow(300 << 10)
 fds = len(os.listdir("/proc/self/fd"))
 print(q.push_many(data), q.bulk.in_kernel, "no memory for the scratch" in q.bulk.why)
 print(len(os.listdir("/proc/self/fd")) == fds)
