@@ -673,7 +673,11 @@ def _count(name: str, number: SupportsIndex) -> int:
 
 
 def _fileno(token: int | HasFileno) -> int:
-    return token if isinstance(token, int) else token.fileno()
+    if isinstance(token, int):
+        return token
+    if not hasattr(token, "fileno"):
+        raise TypeError(f"a token is a descriptor or an object with fileno(), not {type(token).__name__}")
+    return token.fileno()
 
 
 def _after_fork_in_child() -> None:

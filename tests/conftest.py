@@ -22,7 +22,10 @@ import pytest
 
 from rawbpf import NotPermitted, Queue, Stack, bpffs, door, syscall
 from rawbpf.abi import Cmd, MapType
-from rawbpf.privileges import Capability, has_capability, kernel_version
+from rawbpf.privileges import Capability, has_capability, in_initial_user_namespace, kernel_version
+
+# In a user namespace root is nobody else's root.
+IS_ROOT = os.getuid() == 0 and in_initial_user_namespace() is not False
 
 REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
 

@@ -19,6 +19,7 @@ import pytest
 import rawbpf
 from rawbpf import Queue, Stack, open_map
 from rawbpf.text import form_for
+from tests.conftest import IS_ROOT
 
 SCRIPT = Path(sys.executable).parent / "rawbpf"
 COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "rawbpf"]
@@ -76,7 +77,7 @@ def test_every_command_has_help_with_an_example():
 
 
 @needs_setpriv
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+@pytest.mark.skipif(not IS_ROOT, reason="needs root to become another user")
 def test_help_as_an_ordinary_user(tmp_path):
     """Help, version and the doctor answer without any privilege."""
     prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *NO_CAPABILITY[1:])

@@ -215,12 +215,12 @@ with rawbpf.Queue("<I", 100) as q:
 @pytest.mark.linux("5.11")
 @pytest.mark.real_kernel(reason="memory is charged to a cgroup")
 def test_no_memory_for_a_bulk_call(memory_cgroup):
-    """Where the memory cgroup has no room for a scratch, 512 KiB, elements go one by one; with room again in the
+    """Where the memory cgroup has no room for a scratch, 1 MB, elements go one by one; with room again in the
     kernel. A map of 4 GiB is ENOMEM."""
     code = f"""
 import errno, os, rawbpf, rawbpf.bulk
-data, out = bytes(8 * 500), bytearray(8 * 500)
-q = rawbpf.Queue(8, 1 << 17)
+data, out = bytes(15 * 500), bytearray(15 * 500)
+q = rawbpf.Queue(15, 1 << 17)
 with open({str(memory_cgroup / "cgroup.procs")!r}, "w") as file: file.write(str(os.getpid()))
 try: rawbpf.Queue(4096, (1 << 20) - 1)
 except rawbpf.BpfError as error: print(errno.errorcode[error.errno])
@@ -230,7 +230,7 @@ def allow(more):
     with open({str(memory_cgroup)!r} + "/" + usage) as file: now = int(file.read())
     with open({str(memory_cgroup)!r} + "/" + limit, "w") as file: file.write(str(now + more))
 # The interpreter needs some memory too, or it is killed.
-allow(300 << 10)
+allow(700 << 10)
 fds = len(os.listdir("/proc/self/fd"))
 print(q.push_many(data), q.bulk.in_kernel, "no memory for the scratch" in q.bulk.why)
 print(len(os.listdir("/proc/self/fd")) == fds)
