@@ -22,10 +22,12 @@ import pytest
 
 from rawbpf import NotPermitted, Queue, Stack, bpffs, door, syscall
 from rawbpf.abi import Cmd, MapType
-from rawbpf.privileges import Capability, has_capability, in_initial_user_namespace, kernel_version
+from rawbpf.privileges import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
 
-# In a user namespace root is nobody else's root.
-IS_ROOT = os.getuid() == 0 and in_initial_user_namespace() is not False
+# Root as we know it may become another user and drop capabilities; in a user namespace, or with CAP_BPF alone, it
+# can't. CAP_SETGID, CAP_SETUID and CAP_SETPCAP are bits 6 to 8.
+EFFECTIVE = int(proc_fields("/proc/self/status").get("CapEff", "0"), 16)
+IS_ROOT = os.getuid() == 0 and in_initial_user_namespace() is not False and EFFECTIVE >> 6 & 7 == 7
 
 REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
 

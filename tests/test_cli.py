@@ -25,7 +25,9 @@ SCRIPT = Path(sys.executable).parent / "rawbpf"
 COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "rawbpf"]
 
 needs_kernel = [pytest.mark.creates, pytest.mark.admin]
-needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+needs_setpriv = pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 needs_bpftool = pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
 
 # Of the test that kills a follower again and again: 200 in 10 seconds on a fast machine.

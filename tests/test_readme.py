@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not h
 
 
 @pytest.mark.creates
+@pytest.mark.admin
 def test_sessions():
     """Every pycon block gives what the README prints."""
     blocks = re.findall(r"```pycon\n(.*?)```", README.read_text(), re.DOTALL)

@@ -409,7 +409,7 @@ def apart(version: str) -> Iterator[SimulatedKernel]:
         yield SimulatedKernel(folder, version, unprivileged=False)
 
 
-TestSameAnswers = pytest.mark.creates(
+TestSameAnswers = pytest.mark.admin(
     pytest.mark.real_kernel(reason="it is compared with the simulated one")(SameAnswers.TestCase)
 )
 TestSameAnswers.settings = settings(

@@ -83,7 +83,7 @@ def test_without_the_privilege():
 @pytest.mark.linux("5.8")
 @pytest.mark.real_kernel("capabilities are the real kernel's")
 @pytest.mark.skipif(
-    shutil.which("setpriv") is None or os.getuid() != 0, reason="needs CAP_SETPCAP (root), and setpriv installed"
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
 )
 def test_with_cap_bpf_alone():
     """CAP_BPF is enough for all but mounting a bpffs, which is said."""
