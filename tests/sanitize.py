@@ -1,7 +1,7 @@
-"""`python -m tests.sanitize [pytest arguments]`: the suite on an extension built with ASAN and UBSAN, each report an end.
+"""`python -m tests.sanitize [pytest arguments]`: the suite on an extension built with ASAN and UBSAN; a report ends it.
 
-The extension is built into a temporary folder that holds a copy of the package; the installed one is left alone. CPython
-itself frees nothing at its end, so leaks are not asked for; PYTHONMALLOC=malloc lets ASAN see Python's own buffers.
+The extension is built into a temporary folder that holds a copy of the package; the installed one is left alone.
+CPython frees little at its end, so leaks are not asked for; PYTHONMALLOC=malloc lets ASAN see Python's own buffers.
 """
 
 import os
@@ -49,7 +49,16 @@ def main() -> int:
             "PYTHONPATH": name,
             "RAWBPF_STRESS_SECONDS": os.environ.get("RAWBPF_STRESS_SECONDS", "0.5"),
         }
-        print(f"extension: {[path.name for path in (folder / 'rawbpf').glob('_native*.so')]}", flush=True)
+        where = subprocess.run(
+            [sys.executable, "-c", "import rawbpf._native as native; print(native.__file__)"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        if not where.startswith(name):
+            sys.exit(f"{where} is not the extension that was built")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(sys.argv[1:] or ["tests"])]
         return subprocess.run(command, cwd=folder, env=environment).returncode
 
