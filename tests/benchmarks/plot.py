@@ -11,7 +11,7 @@ TITLES = {
 }
 
 
-def draw(path: Path, panels: dict[str, dict[str, dict[int, float]]]) -> None:
+def draw(path: Path, panels: dict[str, dict[str, dict[float, float]]]) -> None:
     """Writes a PNG with one panel for each benchmark that has curves. Needs matplotlib."""
     # Here, for the tables must do without it; and Figure instead of pyplot needs no display.
     from matplotlib import colormaps
