@@ -75,6 +75,7 @@ def test_pins_of_other_things(bpf_folder):
                 (rawbpf.open_map if kind is rawbpf else kind.open)(f"{bpf_folder}/{name}")
 
 
+@pytest.mark.admin
 def test_a_pin_that_is_another_map_the_next_time(kind, bpf_folder):
     """A pin swapped for a map of larger values: an open map is not touched by it, and one that is opened by what is
     known of the old map is a ValueError, without it the kernel's own size."""
@@ -95,6 +96,7 @@ def test_a_pin_that_is_another_map_the_next_time(kind, bpf_folder):
             assert m.pop() == b"!" * 4096
 
 
+@pytest.mark.admin
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 8, 4096])
 def test_a_value_size_that_is_not_what_is_expected(kind, bpf_folder, size):
     """However a map is opened and whatever size is expected: the kernel's is used, or it is a ValueError."""
@@ -174,6 +176,7 @@ def test_a_bpffs_of_somebody_else(kind, bpf_folder):
         assert m.pop() == 7
 
 
+@pytest.mark.admin
 def test_a_link_to_a_pin(kind, bpf_folder, tmp_path):
     """A symbolic link is followed, as by open(2); one that leads nowhere, or round in a circle, says so."""
     with kind(4, 1) as m:
