@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 BUILD_SECONDS = 300
 
@@ -26,7 +27,7 @@ TOOLS = ("bash", "unshare", "strace", "bpftool")
 
 # Parts of the standard library that no test imports, and what takes most room.
 NOT_IN_STDLIB = re.compile(r"/(test|site-packages|dist-packages|config-[^/]*|idlelib|tkinter|lib2to3|turtledemo)(/|$)")
-COMPILED_OTHERWISE = re.compile(r"\.opt-[12]\.pyc$|/__pycache__/.*-pytest-")
+OPTIMISED = re.compile(r"\.opt-[12]\.pyc$")
 
 NOT_IN_PROJECT = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so")
 
@@ -80,20 +81,19 @@ def build(image: Path, wheel: Path | None = None) -> None:
     tools = [setpriv, *filter(None, map(shutil.which, TOOLS))]
     with tempfile.TemporaryDirectory() as scratch, _Cpio(image) as cpio:
         site = _site(wheel or _wheel(project, Path(scratch)), Path(scratch, "site"))
+        tests = _tests(project, Path(scratch, "project"), site)
         stdlib = Path(sysconfig.get_path("stdlib"))
-        native = [*stdlib.rglob("*.so"), *site.rglob("*.so")]
-        for program in [python, busybox, *tools, *_libraries([python, busybox, *tools, *map(str, native)])]:
+        native = [*(path for path in stdlib.rglob("*.so") if _belongs(path.relative_to(stdlib))), *site.rglob("*.so")]
+        for program in [python, busybox, *tools, *_libraries([python, busybox, *tools, *map(str, native)], site)]:
             cpio.add(program, Path(program))
         cpio.add_tree(str(stdlib), stdlib)
         cpio.add_tree("site", site)
         for script in filter(Path.is_file, site.glob("bin/*")):
             _, _, text = script.read_text().partition("\n")
             cpio.add_text(f"{os.path.dirname(python)}/{script.name}", f"#!{python}\n{text}", executable=True)
-        cpio.add_tree("project/tests", project / "tests")
+        cpio.add_tree("project", tests)
         for target in _objects(project, Path(scratch, "objects")):
             cpio.add(f"project/objects/{target.name}", target)
-        for file in filter(Path.is_file, project.iterdir()):
-            cpio.add(f"project/{file.name}", file)
         for applet in _run(busybox, "--list").split():
             cpio.add_link(f"bin/{applet}", busybox)
         for name, text in ACCOUNTS.items():
@@ -136,24 +136,38 @@ def _objects(project: Path, folder: Path) -> Iterator[Path]:
         yield target
 
 
-def _libraries(programs: Iterable[str]) -> list[str]:
-    """The shared libraries of programs, and the loader, as ldd names them."""
+def _tests(project: Path, folder: Path, site: Path) -> Path:
+    """A copy of the project without its package. pytest compiles tests and hypothesis its own way, and keeps that
+    beside them: collected here once, they are compiled for all guests."""
+    shutil.copytree(project, folder, ignore=lambda path, names: {"rawbpf", *NOT_IN_PROJECT(path, names)})
+    command = (sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider")
+    _run(*command, cwd=folder, env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": ""})
+    return folder
+
+
+def _belongs(path: Path) -> bool:
+    """Whether a file of the standard library, or another tree, is for the guest."""
+    return not NOT_IN_STDLIB.search(f"/{path}") and not OPTIMISED.search(path.name)
+
+
+def _libraries(programs: Iterable[str], site: Path) -> list[str]:
+    """The shared libraries of programs, and the loader, as ldd names them; those in `site` come along anyway."""
     found: set[str] = set()
     for program in programs:
         # ldd fails on what is linked statically.
         output = subprocess.run(["ldd", program], capture_output=True, text=True, timeout=BUILD_SECONDS).stdout
         found.update(re.findall(r"(?:=> |^\s+)(/\S+) \(", output, re.MULTILINE))
-    return sorted(found)
+    return sorted(path for path in found if not Path(path).is_relative_to(site))
 
 
 def _pip(*arguments: str) -> None:
     _run(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments)
 
 
-def _run(*command: str) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+def _run(*command: str, **options: Any) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, **options)
     if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {result.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(command)}: {(result.stderr or result.stdout).strip()}")
     return result.stdout
 
 
@@ -182,9 +196,8 @@ class _Cpio:
 
     def add_tree(self, name: str, folder: Path) -> None:
         for path in sorted(folder.rglob("*")):
-            inside = f"/{path.relative_to(folder)}"
-            if path.is_file() and not NOT_IN_STDLIB.search(inside) and not COMPILED_OTHERWISE.search(inside):
-                self.add(f"{name}{inside}", path)
+            if path.is_file() and _belongs(path.relative_to(folder)):
+                self.add(f"{name}/{path.relative_to(folder)}", path)
 
     def add_text(self, name: str, text: str, executable: bool = False) -> None:
         self._entry(name, stat.S_IFREG | (0o755 if executable else 0o644), text.encode())
