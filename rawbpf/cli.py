@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST
+from rawbpf.door import DOOR
 from rawbpf.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsupported, errno_name
 from rawbpf.maps import Map, Queue, Stack, map_from_fd, maps, open_map
 from rawbpf.privileges import proc_fields
@@ -433,7 +434,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Queues and stacks in the Linux kernel through the bpf(2) system call.",
         epilog=_EXIT_CODES,
     )
-    parser.add_argument("--version", action="version", version=f"rawbpf {__version__}")
+    version = f"rawbpf {__version__}, Linux {os.uname().release}, door {DOOR}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str, example: str, *groups: Any) -> None:

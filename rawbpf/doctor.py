@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rawbpf import bpffs, btf
 from rawbpf.abi import Cmd
+from rawbpf.door import DOOR, WHY
 from rawbpf.errors import BpfError, NotPermitted
 from rawbpf.many import BREAK_EVEN
 from rawbpf.maps import Queue, maps
@@ -121,6 +122,17 @@ def _matters(name: str) -> bool:
     return name != "rlimit_memlock" or kernel_version() < (5, 11)
 
 
+# As python -m tests.benchmarks doors measures it.
+_DOORS = {
+    "api": "the compiled extension",
+    "abi": "Python over cffi's ABI mode: push and pop cost 5 to 8 times as much, many at once the same",
+}
+
+
+def _door() -> str:
+    return f"{DOOR}, {_DOORS[DOOR]} ({WHY})"
+
+
 def _user_namespace() -> str:
     return {True: "initial", False: "nested", None: "not known"}[in_initial_user_namespace()]
 
@@ -167,6 +179,7 @@ _SHOWN = (Capability.CAP_BPF, Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN, 
 
 _FACTS: dict[str, Callable[[], Any]] = {
     "kernel": lambda: os.uname().release,
+    "door": _door,
     "capabilities": lambda: {capability.name: has_capability(capability) for capability in _SHOWN},
     "user_namespace": _user_namespace,
     "seccomp": _seccomp,

@@ -68,6 +68,10 @@ def errno_name(error: int) -> str:
     return "ENOTSUPP" if error == ENOTSUPP else errno.errorcode.get(error, str(error))
 
 
+# What this process, or the system, has too little of at this moment: no judgement on what was asked for.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
 class _Meaning(NamedTuple):
     """The class to raise, and texts in which {subject}, {path} and the like stand for the caller's details."""
 

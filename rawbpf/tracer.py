@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf import door, usermemory
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachFlag, AttachType, Cmd, MapFlag
-from rawbpf.diagram import draw, draw_map_info
+from rawbpf.diagram import draw, draw_link_info, draw_map_info
 from rawbpf.door import ffi
 from rawbpf.errors import bpf_error, errno_name
 from rawbpf.fields import Field, number_in, spell, struct_of, value_in
@@ -176,8 +176,10 @@ class _Call:
         yield draw(self.cmd, self.before, self.size, self._read())
         if self.cmd == Cmd.BPF_OBJ_GET_INFO_BY_FD and result == 0:
             fd, length, address = (number_in(self._read() or self.before, field) for field in self.struct.fields)
-            if "map_type" in proc_fields(f"/proc/self/fdinfo/{fd}"):
-                yield draw_map_info(usermemory.read(address, length))
+            described = proc_fields(f"/proc/self/fdinfo/{fd}")
+            for kind, drawing in (("map_type", draw_map_info), ("link_type", draw_link_info)):
+                if kind in described:
+                    yield drawing(usermemory.read(address, length))
 
     def _meaning(self, result: int) -> str:
         """What the error means in the terms of the map, the pin or the id."""

@@ -17,6 +17,7 @@ from rawbpf.privileges import kernel_version
 LAYOUT = layout.parse(files("rawbpf").joinpath("bpf.h").read_text())
 UNION_FIELDS = {field.path: field for fields in (LAYOUT[c] for c in LAYOUT if c.startswith("BPF_")) for field in fields}
 INFO_FIELDS = {field.path: field for field in LAYOUT["bpf_map_info"]}
+BTF_FIELDS = {field.path: field for field in LAYOUT["bpf_btf_info"]}
 LINK_FIELDS = {field.path: field for field in LAYOUT["bpf_link_info"]}
 
 ENUMS = (abi.Cmd, abi.MapType, abi.ProgType, abi.AttachType, abi.LinkType)
@@ -76,8 +77,9 @@ def test_a_wrong_offset_does_not_compile(tmp_path: Path):
         (btf.Kind.UNION, "bpf_attr", UNION_FIELDS),
         (btf.Kind.STRUCT, "bpf_map_info", INFO_FIELDS),
         (btf.Kind.STRUCT, "bpf_link_info", LINK_FIELDS),
+        (btf.Kind.STRUCT, "bpf_btf_info", BTF_FIELDS),
     ],
-    ids=["bpf_attr", "bpf_map_info", "bpf_link_info"],
+    ids=["bpf_attr", "bpf_map_info", "bpf_link_info", "bpf_btf_info"],
 )
 def test_fields_equal_the_running_kernels(kind, name, ours):
     """Every field the kernel has, we have at the same place; what we have beyond, the kernel is too old for."""
@@ -151,6 +153,12 @@ def without_aliases(enumerators: dict[str, int]) -> dict[str, int]:
     }
 
 
+# The header leaves these u64 to the compiler: one for i386 puts them 4 bytes lower, where no 64-bit kernel looks.
+UNALIGNED = {f"link_create.{path}.expected_revision" for path in ("tcx", "netkit", "cgroup")} | {
+    "link_create.tracing.cookie"
+}
+
+
 @needs_header
 def test_layout_and_constants_equal_the_installed_header(tmp_path: Path):
     """The C compiler places every field of <linux/bpf.h> where bpf.h says, and gives every constant the same value.
@@ -165,7 +173,8 @@ def test_layout_and_constants_equal_the_installed_header(tmp_path: Path):
         ("struct bpf_link_info", LINK_FIELDS),
     ):
         for path, field in fields.items():
-            checks.append((f"offsetof({owner}, {path})", field.offset))
+            if path not in UNALIGNED or ffi.sizeof("void *") == 8:
+                checks.append((f"offsetof({owner}, {path})", field.offset))
             checks.append((f"sizeof((({owner} *)0)->{path})", field.size))
     for enum in (*ENUMS, *FLAGS):
         checks += [(name, member.value) for name, member in enum.__members__.items()]

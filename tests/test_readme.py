@@ -21,7 +21,8 @@ README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not here")
 
 
-@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs and BTF are the kernel's alone")
 def test_sessions():
     """Every pycon block gives what the README prints."""
     blocks = re.findall(r"```pycon\n(.*?)```", README.read_text(), re.DOTALL)
@@ -80,6 +81,7 @@ def test_the_table_of_errors():
 
 @pytest.mark.creates
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs")
 def test_the_shell_session(bpf_folder, monkeypatch):
     """Every command prints what the README says, but for the id; the pins are elsewhere."""
     scripts = Path(sys.executable).parent
