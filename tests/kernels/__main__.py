@@ -98,6 +98,7 @@ def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) 
         if name not in [run.name for run in runs]:
             problem += f"did not finish the run as {name}; the end of its console:\n"
             problem += _last_words(guest.console, name)
+    problem += "".join(f"ran no test as {run.name}\n" for run in runs if not run.passed)
     return Result(kernel, vmlinuz.name.removeprefix("vmlinuz-"), runs, guest.seconds, problem)
 
 
