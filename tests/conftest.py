@@ -37,6 +37,9 @@ REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
 GIVEN_OBJECTS = os.environ.get("RAWBPF_TEST_OBJECTS")
 TOOLS_REQUIRED = REQUIRED and GIVEN_OBJECTS is None
 
+# How many times slower than a real one a processor may be: an emulated one needs more time for the same.
+SLOWNESS = float(os.environ.get("RAWBPF_SLOWNESS", "1"))
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")
