@@ -31,6 +31,7 @@ DOOR = os.environ.get("RAWBPF_DOOR", "")
 
 INCLUDES = """
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

@@ -504,6 +504,13 @@ struct bpf_link_info {
  * system call does inside the kernel: 0 or more, or a negative errno. */
 int bpf(int cmd, void *attr, uint32_t size);
 
+/* With BPF_COMMON_ATTRS (1 << 16) added to the command, Linux 7.2 says in words
+ * why the call failed. They are here, for the thread that made the call, until
+ * its next such call; "" if there are none. There is room for BPF_LOG_SIZE
+ * bytes, the NUL included. */
+#define BPF_LOG_SIZE 512
+char *bpf_log(void);
+
 /* With bpf_hooked set, bpf() asks the Python function bpf_hook(cmd, attr, size)
  * instead. The system call itself is bpf_syscall(), for whoever stands there.
  * A simulated kernel answers through bpf_answer(), which returns its argument:
@@ -512,9 +519,29 @@ extern int bpf_hooked;
 int bpf_syscall(int cmd, void *attr, uint32_t size);
 int bpf_answer(int result);
 
+/* As bpf(), for commands that answer a descriptor, which is moved above 2: with
+ * stdin closed the kernel gives out 0, which means "none" in many fields. It is
+ * left in *made as well: Python code which is interrupted (Ctrl-C) before it
+ * sees the return value learns from it what to close. */
+int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made);
+
+/* A map's descriptor, and how many element calls are under way with it. The
+ * kernel writes as many bytes as the descriptor's map has in a value. If one
+ * thread closed it while another's call has not reached the kernel yet, its
+ * number might by then be a map of larger values: so map_retire() comes before
+ * close(). It makes further calls EBADF and waits for those under way, which
+ * takes microseconds: no element call ever blocks. Calls that pass a hook are
+ * not counted, for a hook may do anything, also close the map. */
+struct map {
+    int32_t fd;
+    int32_t calls;
+};
+
+void map_retire(struct map *map);
+
 /* The calls that a program makes a million times. They fill the attr on the C
  * stack, because filling it from Python costs as much as the call. */
-int map_update_elem(int fd, void *value, uint64_t flags);
+int map_update_elem(struct map *map, void *value, uint64_t flags);
 
 /* Where a peek or a pop finds its map and leaves the element. One argument is
  * what Python passes fastest. `value` has the map's value_size bytes. `taken`
@@ -522,9 +549,10 @@ int map_update_elem(int fd, void *value, uint64_t flags);
  * (Ctrl-C) before it sees the return value, or whose hook at the door is,
  * learns from it that it owns one. */
 struct element {
-    int32_t map_fd;
-    int32_t taken;
-    char    value[];
+    struct map *map;
+    int32_t     taken;
+    int32_t     :32;
+    char        value[];
 };
 
 int map_lookup_elem(struct element *element);

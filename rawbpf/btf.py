@@ -63,7 +63,7 @@ _TAIL = {
 _SIZED = (Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT, Kind.DATASEC)
 
 # Types that only lead to another type.
-_MODIFIERS = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
+_MODIFIERS = frozenset({Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG})
 
 _HEADER = struct.Struct("=HBBIIIII")
 _TYPE = struct.Struct("=III")
@@ -261,11 +261,14 @@ class Btf:
 
     def resolve(self, type_id: int) -> Type:
         """The type behind typedefs, const and the like."""
-        found = self.type(type_id)
+        here = type_id
         for _ in range(_MOST_STEPS):
-            if found.kind not in _MODIFIERS:
-                return found
-            found = self.type(found.size)
+            if not 0 < here < len(self._offsets):
+                return self.type(here)
+            _, info, size = _TYPE.unpack_from(self._types, self._offsets[here])
+            if info >> 24 & 0x1F not in _MODIFIERS:
+                return self.type(here)
+            here = size
         raise BtfError(f"type {type_id} refers to itself, or through more than {_MOST_STEPS} types to another")
 
     def array(self, found: Type) -> tuple[int, int]:

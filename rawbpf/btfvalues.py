@@ -35,10 +35,12 @@ from rawbpf.values import OwnCodec
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
-# How large a type may be: bytes of a value, Python objects that one value becomes (16 bytes of text count as one),
-# members of all structs in it, and how deep structs and arrays may be nested.
+# How large a type may be: bytes of a value; Python objects that one value becomes (16 bytes of text count as one), of
+# which there may be some, and more only in proportion to the bytes; members of all structs in it; how deep structs and
+# arrays may be nested.
 _MOST_BYTES = 1 << 26
 _MOST_OBJECTS = 1 << 23
+_SOME_OBJECTS = 1 << 16
 _MOST_MEMBERS = 1 << 14
 _DEEPEST = 32
 
@@ -249,7 +251,7 @@ class _Planner:
         self._entered.append(found.id)
         plan: _Plan = _KINDS[found.kind](self, found, _name_of(self._btf, type_id))
         self._entered.pop()
-        if plan.objects > _MOST_OBJECTS:
+        if plan.objects > min(_MOST_OBJECTS, _SOME_OBJECTS + 4 * plan.size):
             raise BtfError(f"a value of type {found.id} would be {plan.objects} Python objects")
         self._plans[found.id] = plan
         return plan
@@ -286,8 +288,7 @@ class _Planner:
         if found.id not in self._enums:
             few = found.vlen <= _MOST_ENUMERATORS
             values = self._btf.enumerators(found).items() if few else ()
-            # Without the names that an Enum has for itself.
-            usable = tuple((each, value) for each, value in values if each not in _ENUM_NAMES and each[:1] != "_")
+            usable = tuple((each, value) for each, value in values if _is_usable(each))
             self._enums[found.id] = _enum_class(name or "enum", usable) if usable else None
         return self._enums[found.id]
 
@@ -393,6 +394,11 @@ _KINDS: dict[Kind, Callable[[_Planner, Type, str], _Plan]] = {
 }
 
 _ENUM_NAMES = frozenset(dir(EnumValue)) | {"mro", "name", "value"}
+
+
+def _is_usable(enumerator: str) -> bool:
+    """Whether an Enum may have such a member: no name that it has for itself."""
+    return enumerator.isidentifier() and enumerator[0] != "_" and enumerator not in _ENUM_NAMES
 
 
 # Scalars

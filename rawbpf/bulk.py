@@ -44,7 +44,7 @@ from rawbpf.asm import (
 )
 from rawbpf.btf import Builder
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
-from rawbpf.errors import BpfError, NotPermitted
+from rawbpf.errors import EXHAUSTED, NotPermitted
 from rawbpf.program import BPF_F_SLEEPABLE, ETH_HLEN, TEST_RUN_SIZE, FuncInfo, Program, VerifierError
 from rawbpf.scratch import DATA, FLAGS, LIMIT, PUSHED, SCRATCH_MAX, TAKEN, WHY
 
@@ -181,6 +181,13 @@ class InKernel:
         self._programs: list[Program] = []
         # A socket filter's. The attr of each run points to it.
         self._packet = bytearray(ETH_HLEN)
+        # Until load() all is empty, which close() understands.
+        self._fd = -1
+        self._views: list[memoryview] = []
+        self._memory: mmap.mmap | None = None
+
+    def load(self, map_fd: int, value_size: int) -> None:
+        """Makes the scratch and loads both programs. BpfError if the kernel refuses, OSError if it can't be mapped."""
         # One element more than is used: the verifier sees the pointer behind the last one.
         size = DATA + (self.capacity + 1) * value_size
         attr = syscall.bpf_attr(
@@ -191,20 +198,16 @@ class InKernel:
             map_flags=int(MapFlag.BPF_F_MMAPABLE),
             map_name=b"rawbpf_scratch",
         )
-        fd = syscall.create(attr, "the scratch of a bulk operation")
-        self._fd = fd
-        self._memory = mmap.mmap(fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        self._fd = syscall.create(attr, "the scratch of a bulk operation")
+        self._memory = mmap.mmap(self._fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
         self._view = memoryview(self._memory)
         self.header = self._view[:_FLAGS].cast("I")
         self.data = self._view[DATA : DATA + self.capacity * value_size]
-
-    def load(self, map_fd: int, value_size: int) -> None:
-        """Loads both programs. BpfError if the kernel refuses one."""
+        self._views = [self.header, self.data, self._view]
         self._pop_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_pop_elem, _TAKEN, map_fd, value_size))
         self._push_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_push_elem, _PUSHED, map_fd, value_size))
         # The programs and the mapping keep the scratch alive.
-        os.close(self._fd)
-        self._fd = -1
+        self._close_fd()
 
     def _loaded(self, helper: Helper, done: int, map_fd: int, value_size: int) -> Program:
         way = self.way
@@ -263,12 +266,16 @@ class InKernel:
         """Gives back the programs and the scratch."""
         for program in self._programs:
             program.close()
-        for view in (self.header, self.data, self._view):
+        for view in self._views:
             view.release()
-        self._memory.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._memory is not None:
+            self._memory.close()
+        self._close_fd()
+
+    def _close_fd(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def _capacity(value_size: int, max_entries: int) -> int:
@@ -279,7 +286,10 @@ def _capacity(value_size: int, max_entries: int) -> int:
 
 
 def make(map_fd: int, value_size: int, max_entries: int) -> tuple[InKernel | None, str]:
-    """Makes the in-kernel way for a map if this process and this kernel can; returns it, or None, and why."""
+    """Makes the in-kernel way for a map if this process and this kernel can; returns it, or None, and why.
+
+    Raises OSError (EMFILE, ENFILE, ENOMEM) if there is no descriptor or no memory for it at this moment.
+    """
     if value_size > VALUE_SIZE_MAX:
         return None, f"values of {value_size} bytes are moved as fast one by one"
     why = ""
@@ -290,7 +300,9 @@ def make(map_fd: int, value_size: int, max_entries: int) -> tuple[InKernel | Non
             return None, f"{error.strerror}: {error.hint}"
         except VerifierError as error:
             why = f"{way.name}: {error.log.splitlines()[-1] if error.log else error.strerror}"
-        except (BpfError, OSError) as error:
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             why = f"{way.name}: {error}"
     return None, f"this kernel refuses the programs ({why})"
 

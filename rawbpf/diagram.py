@@ -5,13 +5,14 @@ out, and bytes that no field covers. At most 80 columns.
 """
 
 import operator
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from rawbpf.abi import Cmd
 from rawbpf.door import ffi
-from rawbpf.fields import Field, Struct, map_info, spell, struct_of, without_following
+from rawbpf.fields import Field, Struct, link_info, map_info, spell, struct_of, without_following
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -75,6 +76,12 @@ def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None =
 def draw_map_info(data: bytes) -> str:
     """The drawing of a struct bpf_map_info of which the kernel filled in `data`."""
     return "\n".join([f"struct bpf_map_info: {len(data)} bytes", *_table(map_info(), data, None)])
+
+
+def draw_link_info(data: bytes) -> str:
+    """The drawing of a struct bpf_link_info of which the kernel filled in `data`."""
+    link_type = int.from_bytes(data[:4], sys.byteorder)
+    return "\n".join([f"struct bpf_link_info: {len(data)} bytes", *_table(link_info(link_type), data, None)])
 
 
 class _Part(NamedTuple):

@@ -68,6 +68,10 @@ def errno_name(error: int) -> str:
     return "ENOTSUPP" if error == ENOTSUPP else errno.errorcode.get(error, str(error))
 
 
+# What this process, or the system, has too little of at this moment: no judgement on what was asked for.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
 class _Meaning(NamedTuple):
     """The class to raise, and texts in which {subject}, {path} and the like stand for the caller's details."""
 
@@ -99,7 +103,7 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     ),
     (Cmd.BPF_MAP_CREATE, errno.EINVAL): _Meaning(
         BpfError,
-        "{subject}: this kernel does not know the map type or one of the flags",
+        "{subject}: the kernel does not take the map type, a flag or another argument",
         "queue and stack maps need Linux 4.20, BPF_F_*_PROG 5.2, tokens 6.9, and a NUMA node must be online",
     ),
     (Cmd.BPF_MAP_CREATE, errno.EBADF): _Meaning(BpfError, "{subject}: the token's descriptor is not open"),

@@ -10,7 +10,19 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from rawbpf import layout, usermemory
-from rawbpf.abi import AttachFlag, AttachType, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgFlag, ProgType, RunFlag
+from rawbpf.abi import (
+    AttachFlag,
+    AttachType,
+    Cmd,
+    ElemFlag,
+    FileFlag,
+    LinkType,
+    MapFlag,
+    MapType,
+    ProgFlag,
+    ProgType,
+    RunFlag,
+)
 from rawbpf.usermemory import Fault
 
 # Each command's own fields in the order of the struct, as NAME:KIND, or NAME:KIND:SINCE where the command took the
@@ -104,6 +116,22 @@ _MAP_INFO = """
     btf_key_type_id:number btf_value_type_id:number btf_vmlinux_id:number map_extra:number hash:pointer
     hash_size:number"""
 
+# For each type of link the member of the union, and its fields.
+_LINK_INFO = "type:link_type id:number prog_id:number"
+_LINK_INFO_ENDS = {
+    LinkType.BPF_LINK_TYPE_RAW_TRACEPOINT: ("raw_tracepoint", "tp_name:pointer tp_name_len:number | cookie:hex"),
+    LinkType.BPF_LINK_TYPE_TRACING: (
+        "tracing",
+        "attach_type:attach_type | target_obj_id:number target_btf_id:number | cookie:hex",
+    ),
+    LinkType.BPF_LINK_TYPE_CGROUP: ("cgroup", "cgroup_id:number attach_type:attach_type"),
+    LinkType.BPF_LINK_TYPE_ITER: ("iter", "target_name:pointer target_name_len:number"),
+    LinkType.BPF_LINK_TYPE_NETNS: ("netns", "netns_ino:number attach_type:attach_type"),
+    LinkType.BPF_LINK_TYPE_XDP: ("xdp", "ifindex:number"),
+    LinkType.BPF_LINK_TYPE_TCX: ("tcx", "ifindex:number attach_type:attach_type"),
+    LinkType.BPF_LINK_TYPE_NETKIT: ("netkit", "ifindex:number attach_type:attach_type"),
+}
+
 
 class Field(NamedTuple):
     """One field of a command. `offset` and `size` are in bytes, `since` is the Linux that brought it, `kind` a key of
@@ -174,6 +202,14 @@ _KIND_BY_SIZE = {4: "number", 8: "hex"}
 def map_info() -> Struct:
     """The fields of struct bpf_map_info."""
     return Struct("", _parse(_MAP_INFO, {place.path: place for place in _places()["bpf_map_info"]}, "4.13"))
+
+
+@functools.cache
+def link_info(link_type: int) -> Struct:
+    """The fields of struct bpf_link_info for a type of link."""
+    member, text = _LINK_INFO_ENDS.get(LinkType(link_type), ("", ""))
+    by_name = {place.path.removeprefix(f"{member}."): place for place in _places()["bpf_link_info"]}
+    return Struct("", _parse(f"{_LINK_INFO} | {text}", by_name, "5.8"))
 
 
 @functools.cache
@@ -325,6 +361,7 @@ _SPELLINGS: dict[str, _Spelling] = {
     "numa_node": _of_number(_numa_node),
     "version": _of_number(_version),
     "map_type": _enumerator(MapType, "BPF_MAP_TYPE_"),
+    "link_type": _enumerator(LinkType, "BPF_LINK_TYPE_"),
     "prog_type": _enumerator(ProgType, "BPF_PROG_TYPE_"),
     "attach_type": _enumerator(AttachType, "BPF_"),
     "attach_flags": _flags(AttachFlag, "BPF_F_"),

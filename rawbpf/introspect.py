@@ -38,7 +38,7 @@ from rawbpf.asm import (
     mov,
     store,
 )
-from rawbpf.errors import BpfError, NotPermitted, Unsupported
+from rawbpf.errors import EXHAUSTED, BpfError, NotPermitted, Unsupported
 from rawbpf.privileges import Capability, has_capability, lacking
 from rawbpf.program import ETH_HLEN, Program
 
@@ -196,7 +196,7 @@ def _load(code: list[Item], name: str) -> Program:
         if _only_perfmon_is_missing():
             why = str(lacking(Capability.CAP_PERFMON))
             raise NotPermitted(errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, why) from error
-        if isinstance(error, NotPermitted):
+        if isinstance(error, NotPermitted) or error.errno in EXHAUSTED:
             raise
         raise Unsupported(
             errno.EOPNOTSUPP,

@@ -58,8 +58,9 @@ R = TypeVar("R")
 class Many:
     """The state behind a map's bulk calls."""
 
-    def __init__(self, fd: int, codec: Codec[Any], info: syscall.MapInfo) -> None:
+    def __init__(self, fd: int, m: "CData", codec: Codec[Any], info: syscall.MapInfo) -> None:
         self._fd = fd
+        self._map = m
         self._codec = codec
         self._info = info
         self._size = info.value_size
@@ -67,6 +68,7 @@ class Many:
         self.held: Held = []
         self._lock = {0: True}
         self._owner = 0
+        self._forks = 0
         self._kernel: InKernel | None = None
         self._header: Any = [0]
         self._spare: tuple[CData, memoryview] | None = None
@@ -124,11 +126,14 @@ class Many:
 
     def drain(self, limit: int, owner: object) -> Iterator[Any]:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
+        forks = self._forks
         while limit > 0:
             raw, given = b"", 0
             try:
                 raw, values = self._take(min(limit, DRAIN_CHUNK), self._raw_and_decoded)
                 for value in values:
+                    if self._forks != forks:
+                        return
                     # Handed over: the consumer has it before anything can interrupt.
                     given += 1
                     yield value
@@ -137,8 +142,9 @@ class Many:
                 limit -= given
                 raw = b""
             finally:
-                # The consumer broke off, or something was raised: the rest comes first in the next call.
-                if raw:
+                # The consumer broke off, or something was raised: the rest comes first in the next call. In a forked
+                # child it is the parent's.
+                if raw and self._forks == forks:
                     self.held += (((raw,), given),)
 
     def _raw_and_decoded(self, chunks: "list[Buffer]") -> tuple[bytes, list[Any]]:
@@ -236,7 +242,7 @@ class Many:
         # Under the GIL no other thread gets in between the two halves of this line.
         spare, self._spare = self._spare, None
         if spare is None:
-            spare = syscall.new_element(self._fd, self._size)
+            spare = syscall.new_element(self._map, self._size)
         element, value = spare
         for taken in range(want):
             try:
@@ -319,7 +325,7 @@ class Many:
         values = bytes(data[pushed * size : total * size])
         for number in range(pushed, total):
             at = (number - pushed) * size
-            result = _push(self._fd, values[at : at + size], flags)
+            result = _push(self._map, values[at : at + size], flags)
             if result == HOOK_RAISED:
                 raise_hook_failure()
             if result < 0:
@@ -350,9 +356,14 @@ class Many:
     def _in_kernel(self) -> "InKernel | None":
         """The scratch and the programs, made when first needed."""
         if self.status.in_kernel is None:
-            from rawbpf import bulk
+            try:
+                from rawbpf import bulk
 
-            self._kernel, why = bulk.make(self._fd, self._size, self._info.max_entries)
+                self._kernel, why = bulk.make(self._fd, self._size, self._info.max_entries)
+            except OSError as error:
+                # No descriptor or no memory, for the programs or for the import: the next call tries again.
+                self.status = Status(None, str(error))
+                return None
             self.status = Status(self._kernel is not None, why)
             if self._kernel is not None:
                 self._header = self._kernel.header
@@ -374,7 +385,10 @@ class Many:
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""
+        self._forks += 1
         self.held.clear()
+        # Of threads that are not here.
+        self._map.calls = 0
         self._drop()
         self._owner = 0
         self._lock[0] = True

@@ -1,6 +1,7 @@
 """Queue and Stack: the two map types as Python objects."""
 
 import errno
+import fcntl
 import operator
 import os
 import sys
@@ -86,6 +87,7 @@ class Map(Descriptor, Generic[T]):
     _info: MapInfo
     _codec: Codec[T]
     _many: Many
+    _map: "CData"
     _held: Held
     _spare: "tuple[CData, memoryview] | None"
 
@@ -187,8 +189,19 @@ class Map(Descriptor, Generic[T]):
         """
         syscall.check_fd(fd)
         info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+        codec = cls._codec_of(info, value)
         self = cls.__new__(cls)
-        self._adopt(fd, cls._codec_of(info, value), info)
+        if fd > 2:
+            self._adopt(fd, codec, info)
+            return self
+        # 0 means "none" in many attr fields.
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            self._adopt(moved, codec, info)
+        except BaseException:
+            os.close(moved)
+            raise
+        os.close(fd)
         return self
 
     @classmethod
@@ -210,19 +223,20 @@ class Map(Descriptor, Generic[T]):
         return codec
 
     def _adopt(self, fd: int, codec: Codec[Any], info: MapInfo) -> None:
-        """Makes the object of an open map; the descriptor belongs to it as soon as this returns."""
+        """Makes the object of an open map; the descriptor belongs to it as soon as this returns, and not before."""
         self._info = info
-        fd = syscall.above_stdio(fd)
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
-        self._many = Many(fd, codec, info)
+        self._map = syscall.new_map(fd)
+        self._many = Many(fd, self._map, codec, info)
         self._held = self._many.held
         self._spare = None
         self._raw_size = codec.size if type(codec) is RawBytes else None
         self._value_size = info.value_size
-        self._fd = fd
         _all_maps.add(self)
+        # Last: no call follows in which a signal handler might raise.
+        self._fd = fd
 
     # One element
 
@@ -244,7 +258,7 @@ class Map(Descriptor, Generic[T]):
         data: Any = value
         if type(data) is not bytes or len(data) != self._raw_size:
             data = self._encode(value)
-        result = _push(self._fd, data, flags)
+        result = _push(self._map, data, flags)
         if result < 0:
             raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
 
@@ -259,7 +273,7 @@ class Map(Descriptor, Generic[T]):
         """
         if self._held and (held := self._many.first_held()) is not None:
             return self._decode(held)
-        element, value = syscall.new_element(self._fd, self._value_size)
+        element, value = syscall.new_element(self._map, self._value_size)
         result = lib.map_lookup_elem(element)
         if result == 0:
             return self._decode(value.tobytes())
@@ -282,12 +296,10 @@ class Map(Descriptor, Generic[T]):
         """
         if self._held:
             return self._pop_held(default)
-        if self._fd < 0:
-            raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, 0)
         # Under the GIL no other thread gets in between the two halves of this line.
         spare, self._spare = self._spare, None
         if spare is None:
-            spare = syscall.new_element(self._fd, self._value_size)
+            spare = syscall.new_element(self._map, self._value_size)
         element, value = spare
         try:
             result = _pop(element)
@@ -492,6 +504,7 @@ class Map(Descriptor, Generic[T]):
 
     def _release(self) -> int:
         """Closes what bulk calls and qsize() opened; returns how many elements are held."""
+        lib.map_retire(self._map)
         if self._inspector is not None:
             self._inspector.close()
         return self._many.close()

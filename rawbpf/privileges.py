@@ -197,8 +197,12 @@ _OPEN_COMMANDS = frozenset(
     }
 )
 
-# What these ask for besides depends on the type of the program.
-_PROGRAM_COMMANDS = (Cmd.BPF_PROG_LOAD, Cmd.BPF_RAW_TRACEPOINT_OPEN, Cmd.BPF_LINK_CREATE)
+# What these may ask for besides depends on the type of the program.
+_WANTED_BESIDES = {
+    Cmd.BPF_PROG_LOAD: (Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN),
+    Cmd.BPF_RAW_TRACEPOINT_OPEN: (Capability.CAP_PERFMON,),
+    Cmd.BPF_LINK_CREATE: (Capability.CAP_NET_ADMIN,),
+}
 
 
 def why_not_permitted(
@@ -302,10 +306,9 @@ def _why_process_refused(cmd: Cmd) -> Cause:
         return lacking(needed, certain=refuses is False)
     if kernel_version() < (5, 11):
         return Cause("memlock", "RLIMIT_MEMLOCK is too low for it", "ulimit -l, or run with CAP_SYS_RESOURCE", False)
-    if cmd in _PROGRAM_COMMANDS:
-        for capability in (Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN):
-            if is_privileged(capability) is False:
-                return lacking(capability, certain=False)
+    for capability in _WANTED_BESIDES.get(cmd, ()):
+        if is_privileged(capability) is False:
+            return lacking(capability, certain=False)
     return _not_visible()
 
 

@@ -158,7 +158,7 @@ class Program(Descriptor):
         result = _load(attr)
         if result < 0:
             raise _explain(attr, result, name)
-        self._fd = syscall.above_stdio(result)
+        self._fd = result
 
     def run(self, data: "Buffer" = b"", *, ctx: "Buffer | None" = None, repeat: int = 1) -> RunResult:
         """Runs the program once, or `repeat` times, in the kernel (BPF_PROG_TEST_RUN). Linux 4.12; ctx 5.2.
@@ -218,7 +218,8 @@ class Program(Descriptor):
                 (kprobes, tracepoints and perf events need perf_event_open(2)).
 
         Linux 4.17 for raw tracepoints, 5.5 for TRACING, 5.7 for LSM and cgroups, 5.8 for flow dissectors and iterators,
-        5.9 for SK_LOOKUP and XDP, 6.6 for SCHED_CLS. Needs what loading the program needs.
+        5.9 for SK_LOOKUP and XDP, 6.6 for SCHED_CLS. Needs CAP_BPF, and CAP_PERFMON for what traces, CAP_NET_ADMIN
+        for cgroups, flow dissectors and interfaces.
         """
         from rawbpf.link import attach
 
@@ -243,11 +244,11 @@ def _load(attr: "CData") -> int:
     """BPF_PROG_LOAD, retried when a signal disturbed the verifier."""
     result = 0
     for _ in range(_LOAD_TRIES):
-        result = lib.bpf(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE)
+        result = syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE)
         if result != -errno.EAGAIN:
             break
     if result == -errno.EPERM:
-        result, _ = memlock.retry(lambda: lib.bpf(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
+        result, _ = memlock.retry(lambda: syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
     return result
 
 

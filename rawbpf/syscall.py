@@ -8,7 +8,6 @@ Sources: bpf(2), kernel/bpf/syscall.c, kernel/bpf/queue_stack_maps.c, Documentat
 """
 
 import errno
-import fcntl
 import mmap
 import operator
 import os
@@ -20,6 +19,7 @@ from rawbpf import memlock
 from rawbpf.abi import (
     BPF_ANY,
     BPF_ATTR_MAX_SIZE,
+    BPF_COMMON_ATTRS,
     BPF_EXIST,
     BPF_OBJ_NAME_LEN,
     AttachFlag,
@@ -33,6 +33,7 @@ from rawbpf.abi import (
 )
 from rawbpf.door import ffi, lib
 from rawbpf.errors import BpfError, bpf_error
+from rawbpf.privileges import kernel_version
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -215,6 +216,21 @@ def _call(cmd: Cmd, attr: "CData") -> int:
     return lib.bpf(cmd, attr, ATTR_SIZE[cmd])
 
 
+def open_descriptor(cmd: Cmd, attr: "CData", size: int) -> int:
+    """A call that answers a descriptor, above 2, or a negative errno.
+
+    A signal handler that raises leaves no descriptor open that nobody knows. From here on each caller passes it on
+    without a call in between, in which a handler might run, or closes it itself.
+    """
+    made = ffi.new("int32_t *", -1)
+    try:
+        return lib.bpf_open(cmd, attr, size, made)
+    except BaseException:
+        if made[0] >= 0:
+            os.close(made[0])
+        raise
+
+
 # The commands
 
 
@@ -274,10 +290,12 @@ def create(attr: "CData", subject: str) -> int:
     """BPF_MAP_CREATE with an attr that is filled already, as short as it may be; `subject` names it in errors."""
     used = len(bytes(ffi.buffer(attr)).rstrip(b"\0"))
     size = next(end for end in _MAP_CREATE_ENDS if end >= used)
-    result = lib.bpf(Cmd.BPF_MAP_CREATE, attr, size)
+    result = open_descriptor(Cmd.BPF_MAP_CREATE, attr, size)
     hint = ""
     if result == -errno.EPERM:
-        result, hint = memlock.retry(lambda: lib.bpf(Cmd.BPF_MAP_CREATE, attr, size))
+        result, hint = memlock.retry(lambda: open_descriptor(Cmd.BPF_MAP_CREATE, attr, size))
+    if result in (-errno.EINVAL, -errno.EBADF):
+        hint = _kernels_words(attr, size)
     if result < 0:
         raise bpf_error(
             Cmd.BPF_MAP_CREATE,
@@ -289,7 +307,19 @@ def create(attr: "CData", subject: str) -> int:
             max_entries=attr.max_entries,
             value_size=attr.value_size,
         )
-    return above_stdio(result)
+    return result
+
+
+def _kernels_words(attr: "CData", size: int) -> str:
+    """Asks the kernel again, for its own words on why it does not create the map: a hint, "" where it has none (before
+    Linux 7.2, and for some reasons)."""
+    if kernel_version() < (7, 2):
+        return ""
+    result = lib.bpf(Cmd.BPF_MAP_CREATE | BPF_COMMON_ATTRS, attr, size)
+    if result >= 0:
+        os.close(result)  # now it would have done it
+    words = ffi.string(lib.bpf_log()).decode(errors="replace").strip()
+    return f"the kernel says: {words}" if words else ""
 
 
 def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -> None:
@@ -302,7 +332,7 @@ def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -
     check_push_flags(flags)
     data = memoryview(value).tobytes()
     info = _checked_info(fd, len(data))
-    result = lib.map_update_elem(fd, data, flags)
+    result = lib.map_update_elem(new_map(fd), data, flags)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, fd, info)
 
@@ -315,7 +345,8 @@ def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    element, value = new_element(fd, info.value_size)
+    m = new_map(fd)
+    element, value = new_element(m, info.value_size)
     result = lib.map_lookup_elem(element)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_LOOKUP_ELEM, result, fd, info)
@@ -330,7 +361,8 @@ def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    element, value = new_element(fd, info.value_size)
+    m = new_map(fd)
+    element, value = new_element(m, info.value_size)
     result = lib.map_lookup_and_delete_elem(element)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, fd, info)
@@ -344,14 +376,19 @@ def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
     return bpf_error(cmd, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
 
 
-def new_element(fd: int, value_size: int) -> "tuple[CData, memoryview]":
+def new_map(fd: int) -> "CData":
+    """A struct map: the descriptor as the element calls take it. Who closes it calls lib.map_retire() first."""
+    return ffi.new("struct map *", {"fd": fd})
+
+
+def new_element(m: "CData", value_size: int) -> "tuple[CData, memoryview]":
     """Where a peek or a pop leaves its element: a struct element, and a view of its `value_size` bytes of value.
 
-    Only the kernel's own value_size will do: it writes that many bytes.
+    Only the kernel's own value_size will do: it writes that many bytes. The caller keeps the struct map alive.
     """
     memory = bytearray(ffi.sizeof("struct element") + value_size)
     element = ffi.from_buffer("struct element *", memory)
-    element.map_fd = fd
+    element.map = m
     return element, memoryview(memory)[ffi.sizeof("struct element") :]
 
 
@@ -389,11 +426,11 @@ def obj_get(path: StrPath, file_flags: int = 0) -> int:
     """
     name = _c_path(path)
     attr = bpf_attr(pathname=int(ffi.cast("uintptr_t", name)), file_flags=_open_flags(file_flags))
-    result = _call(Cmd.BPF_OBJ_GET, attr)
+    result = open_descriptor(Cmd.BPF_OBJ_GET, attr, ATTR_SIZE[Cmd.BPF_OBJ_GET])
     if result < 0:
         text = os.fsdecode(path)
         raise bpf_error(Cmd.BPF_OBJ_GET, -result, path=text, subject=repr(text))
-    return above_stdio(result)
+    return result
 
 
 def obj_get_info_by_fd(fd: int) -> MapInfo:
@@ -469,10 +506,10 @@ def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
     Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 4.13.
     """
     attr = bpf_attr(map_id=_u32("id", map_id), open_flags=_open_flags(open_flags))
-    result = _call(Cmd.BPF_MAP_GET_FD_BY_ID, attr)
+    result = open_descriptor(Cmd.BPF_MAP_GET_FD_BY_ID, attr, ATTR_SIZE[Cmd.BPF_MAP_GET_FD_BY_ID])
     if result < 0:
         raise bpf_error(Cmd.BPF_MAP_GET_FD_BY_ID, -result, subject=f"id {map_id}")
-    return above_stdio(result)
+    return result
 
 
 def btf_load(blob: bytes, token_fd: int | None = None) -> int:
@@ -486,10 +523,10 @@ def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     if token_fd is not None:
         attr.btf_flags, attr.btf_token_fd = MapFlag.BPF_F_TOKEN_FD, check_fd(token_fd)
         size = _BTF_LOAD_WITH_TOKEN
-    result = lib.bpf(Cmd.BPF_BTF_LOAD, attr, size)
+    result = open_descriptor(Cmd.BPF_BTF_LOAD, attr, size)
     if result < 0:
         raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="the BTF", token_fd=token_fd)
-    return above_stdio(result)
+    return result
 
 
 def btf_get_fd_by_id(btf_id: int) -> int:
@@ -498,10 +535,10 @@ def btf_get_fd_by_id(btf_id: int) -> int:
     Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18.
     """
     attr = bpf_attr(btf_id=_u32("id", btf_id))
-    result = _call(Cmd.BPF_BTF_GET_FD_BY_ID, attr)
+    result = open_descriptor(Cmd.BPF_BTF_GET_FD_BY_ID, attr, ATTR_SIZE[Cmd.BPF_BTF_GET_FD_BY_ID])
     if result < 0:
         raise bpf_error(Cmd.BPF_BTF_GET_FD_BY_ID, -result, subject=f"id {btf_id}")
-    return above_stdio(result)
+    return result
 
 
 def btf_get_info_by_fd(fd: int) -> BtfInfo:
@@ -545,11 +582,11 @@ def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
             "cookie": cookie,
         }
     )
-    result = lib.bpf(Cmd.BPF_RAW_TRACEPOINT_OPEN, attr, 24 if cookie else 16)
+    result = open_descriptor(Cmd.BPF_RAW_TRACEPOINT_OPEN, attr, 24 if cookie else 16)
     if result < 0:
         place = "the function that the program was loaded for" if name is None else f"raw tracepoint {name!r}"
         raise bpf_error(Cmd.BPF_RAW_TRACEPOINT_OPEN, -result, subject=place)
-    return above_stdio(result)
+    return result
 
 
 def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0, *, where: str = "", **more: Any) -> int:
@@ -575,11 +612,11 @@ def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0, *, 
     )
     # The first four fields, and no more than reaches the last that is not zero: older kernels have a shorter union.
     used = len(bytes(ffi.buffer(attr)).rstrip(b"\0"))
-    result = lib.bpf(Cmd.BPF_LINK_CREATE, attr, max(16, -used % 8 + used))
+    result = open_descriptor(Cmd.BPF_LINK_CREATE, attr, max(16, -used % 8 + used))
     if result < 0:
         subject = f"{kind.name} of {where or f'target {target}'}"
         raise bpf_error(Cmd.BPF_LINK_CREATE, -result, subject=subject)
-    return above_stdio(result)
+    return result
 
 
 def link_update(link_fd: int, new_prog_fd: int, old_prog_fd: int | None = None) -> None:
@@ -649,7 +686,7 @@ def link_get_fd_by_id(link_id: int) -> int:
     result = _call(Cmd.BPF_LINK_GET_FD_BY_ID, bpf_attr(link_id=_u32("id", link_id)))
     if result < 0:
         raise bpf_error(Cmd.BPF_LINK_GET_FD_BY_ID, -result, subject=f"id {link_id}")
-    return above_stdio(result)
+    return result
 
 
 def iter_create(link_fd: int) -> int:
@@ -660,7 +697,7 @@ def iter_create(link_fd: int) -> int:
     result = _call(Cmd.BPF_ITER_CREATE, bpf_attr(iter_create={"link_fd": check_fd(link_fd)}))
     if result < 0:
         raise bpf_error(Cmd.BPF_ITER_CREATE, -result, subject=f"the link of descriptor {link_fd}")
-    return above_stdio(result)
+    return result
 
 
 def token_create(bpffs_fd: int) -> int:
@@ -672,10 +709,10 @@ def token_create(bpffs_fd: int) -> int:
     without tokens), BpfError (EINVAL: not a bpffs's root). Linux 6.9.
     """
     attr = bpf_attr(token_create={"bpffs_fd": check_fd(bpffs_fd)})
-    result = _call(Cmd.BPF_TOKEN_CREATE, attr)
+    result = open_descriptor(Cmd.BPF_TOKEN_CREATE, attr, ATTR_SIZE[Cmd.BPF_TOKEN_CREATE])
     if result < 0:
         raise bpf_error(Cmd.BPF_TOKEN_CREATE, -result, subject=f"the bpffs of descriptor {bpffs_fd}")
-    return above_stdio(result)
+    return result
 
 
 # The rules
@@ -805,13 +842,3 @@ def _c_path(path: StrPath) -> "CData":
     if not name or b"\0" in name:
         raise ValueError(f"{path!r} is not a path")
     return ffi.new("char[]", name)
-
-
-def above_stdio(fd: int) -> int:
-    """Moves a descriptor above 2. With stdin closed the kernel gives out 0, which means "none" in many attr fields."""
-    if fd > 2:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)

@@ -40,7 +40,10 @@ class Token(Descriptor):
         """
         folder = os.open(bpffs_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return cls(syscall.token_create(folder))
+            # Not cls(fd): between making it and owning it no call is made.
+            self = cls.__new__(cls)
+            self._fd = syscall.token_create(folder)
+            return self
         finally:
             os.close(folder)
 

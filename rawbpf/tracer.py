@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf import door, usermemory
-from rawbpf.abi import BPF_ATTR_MAX_SIZE, AttachFlag, AttachType, Cmd, MapFlag
-from rawbpf.diagram import draw, draw_map_info
+from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachFlag, AttachType, Cmd, MapFlag
+from rawbpf.diagram import draw, draw_link_info, draw_map_info
 from rawbpf.door import ffi
 from rawbpf.errors import bpf_error, errno_name
 from rawbpf.fields import Field, number_in, spell, struct_of, value_in
@@ -115,17 +115,17 @@ class _Call:
     """A call as it is before it is made: what the kernel will overwrite is read now."""
 
     def __init__(self, cmd: int, attr: "CData", size: int) -> None:
-        self.cmd = Cmd(cmd)
+        self.cmd, self.common = _split(cmd)
         self.address = int(ffi.cast("uintptr_t", attr))
         self.size = size
         self.before = self._read()
-        self.struct = struct_of(cmd, self.before)
+        self.struct = struct_of(self.cmd, self.before)
         self.reached = self._reached()
         self.words = self._spelled()
 
     def text(self, result: int, attrs: bool, meaning: bool) -> str:
         """The line, and what else is wanted, now that the kernel has answered."""
-        line = f"bpf({_command(self.cmd)}, {self._attr()}, {self.size})"
+        line = f"bpf({_command(self.cmd)}{self.common}, {self._attr()}, {self.size})"
         lines = [f"{line.ljust(_RESULT_COLUMN - 1)} = {_result(result)}"]
         if meaning and result < 0:
             lines += textwrap.wrap(self._meaning(result), initial_indent="    ", subsequent_indent="    ")
@@ -176,8 +176,10 @@ class _Call:
         yield draw(self.cmd, self.before, self.size, self._read())
         if self.cmd == Cmd.BPF_OBJ_GET_INFO_BY_FD and result == 0:
             fd, length, address = (number_in(self._read() or self.before, field) for field in self.struct.fields)
-            if "map_type" in proc_fields(f"/proc/self/fdinfo/{fd}"):
-                yield draw_map_info(usermemory.read(address, length))
+            described = proc_fields(f"/proc/self/fdinfo/{fd}")
+            for kind, drawing in (("map_type", draw_map_info), ("link_type", draw_link_info)):
+                if kind in described:
+                    yield drawing(usermemory.read(address, length))
 
     def _meaning(self, result: int) -> str:
         """What the error means in the terms of the map, the pin or the id."""
@@ -209,6 +211,14 @@ class _Call:
         if info is None:
             return {"subject": f"descriptor {values['map_fd']}"}
         return {"subject": describe(info), "fd": values["map_fd"], "max_entries": info.max_entries}
+
+
+def _split(cmd: int) -> tuple[Cmd, str]:
+    """The command without BPF_COMMON_ATTRS, and the flag in words."""
+    bare = Cmd(cmd & ~BPF_COMMON_ATTRS)
+    if cmd == bare or bare.name not in Cmd.__members__:
+        return Cmd(cmd), ""
+    return bare, "|BPF_COMMON_ATTRS"
 
 
 def _command(cmd: Cmd) -> str:

@@ -184,7 +184,7 @@ class _Writer:
                 yield Member(
                     "" if name in anonymous else _identifier(name),
                     self._ctype(kind),
-                    place.offset * 8 + (_first_bit(place.size, ctypes.sizeof(kind)) if width else 0),
+                    place.offset * 8 + (_first_bit(name, place.size, ctypes.sizeof(kind) * 8) if width else 0),
                     width[0] if width else 0,
                 )
 
@@ -237,11 +237,14 @@ def _items(form: str) -> Iterator[str]:
         yield from [count + code] if alone else [code] * int(count or 1)
 
 
-def _first_bit(place: int, storage: int) -> int:
-    """Where a ctypes bit-field begins within its storage, counted as BTF does. Its `size` is two numbers in one: the
-    width, and the shift from the least significant bit."""
+def _first_bit(name: str, place: int, storage: int) -> int:
+    """Where a ctypes bit-field begins within its `storage` bits, counted as BTF does. Its `size` is two numbers in one:
+    the width, and the shift from the least significant bit."""
     width, shift = place >> 16, place & 0xFFFF
-    return shift if sys.byteorder == "little" else storage * 8 - shift - width
+    if shift + width > storage:
+        # Python before 3.14, after a bit-field of a larger type: ctypes itself reads such a member wrong.
+        raise ValueError(f"ctypes puts the bit-field {name!r} past the end of its storage: give all of them one type")
+    return shift if sys.byteorder == "little" else storage - shift - width
 
 
 def _identifier(name: str) -> str:

@@ -4,6 +4,7 @@ A map stores `value_size` bytes and knows nothing of what they mean. A codec doe
 bytes, encode() makes exactly that many bytes of a Python value, decode() the value of the bytes.
 """
 
+import operator
 import struct
 from collections.abc import Iterable
 from functools import cached_property
@@ -192,7 +193,8 @@ class CtypesType(OwnCodec):
             value = self._wrap(value)
         if not isinstance(value, self.ctype):
             raise TypeError(f"the value is a {type(value).__name__}, not a {self.ctype.__name__}")
-        return bytes(value)
+        # Not bytes(value): a structure's class may have a __bytes__() of its own.
+        return _bytes_of(value, self.size)
 
     def _wrap(self, value: Any) -> Any:
         # ctypes cuts an integer to its size without a word.
@@ -217,7 +219,7 @@ class CheckedCodec(OwnCodec):
 
     def __init__(self, codec: Codec[Any]) -> None:
         self._codec = codec
-        self.size = codec.size
+        self.size = operator.index(codec.size)
         self.decode = codec.decode
 
     def encode(self, value: Any) -> bytes:
@@ -234,7 +236,8 @@ def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
     """
     if isinstance(spec, ByBtf):
         raise TypeError("rawbpf.BTF is for maps that are there: a new one has no BTF yet (see btf=True)")
-    if isinstance(spec, OwnCodec):
+    # Not isinstance(): what a subclass of one encodes is checked, as any codec of the user's own.
+    if OwnCodec in type(spec).__bases__:
         return cast("Codec[Any]", spec)
     if isinstance(spec, int) and not isinstance(spec, bool):
         return RawBytes(spec)
@@ -244,7 +247,7 @@ def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
         except struct.error as error:
             raise ValueError(f"{spec!r} is not a struct format: {error}") from None
     if isinstance(spec, struct.Struct):
-        return StructFormat(spec)
+        return StructFormat(spec if type(spec) is struct.Struct else struct.Struct(spec.format))
     if isinstance(spec, type) and hasattr(spec, "from_buffer_copy"):
         return CtypesType(spec)
     if not isinstance(spec, (type, bool)) and all(hasattr(spec, name) for name in ("size", "encode", "decode")):

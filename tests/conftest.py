@@ -28,6 +28,9 @@ from rawbpf.abi import Cmd, MapType
 from rawbpf.privileges import Capability, has_capability, kernel_version
 
 REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
+# Where compiled objects are given (the guests of tests.kernels), compilers and the like need not be.
+GIVEN_OBJECTS = os.environ.get("RAWBPF_TEST_OBJECTS")
+TOOLS_REQUIRED = REQUIRED and GIVEN_OBJECTS is None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -172,14 +175,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     RAWBPF_TEST_OBJECTS names a folder of compiled ones for where there is no compiler.
     """
-    given = os.environ.get("RAWBPF_TEST_OBJECTS")
-    folder = Path(given) if given else tmp_path_factory.mktemp("objects")
+    folder = Path(GIVEN_OBJECTS) if GIVEN_OBJECTS else tmp_path_factory.mktemp("objects")
 
     def compile_one(name: "str | Path") -> Path:
         source = name if isinstance(name, Path) else OBJECTS / f"{name}.bpf.c"
         target = folder / f"{source.stem}.o"
         if not target.exists():
-            if shutil.which("clang") is None and not REQUIRED:
+            if shutil.which("clang") is None and not TOOLS_REQUIRED:
                 pytest.skip("clang is not installed")
             compile_for_bpf(source, target)
         return target

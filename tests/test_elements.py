@@ -436,7 +436,8 @@ def test_guard_bytes(kind, value_size, name):
         m.push(value)
         memory = bytearray(guard + bytes(header + value_size) + guard)
         slot = ffi.cast("struct element *", ffi.from_buffer("char[]", memory) + len(guard))
-        slot.map_fd = m.fileno()
+        handle = syscall.new_map(m.fileno())
+        slot.map = handle
         assert getattr(lib, name)(slot) == 0
         body = memory[len(guard) + header :]
         assert memory[: len(guard)] == guard
@@ -448,7 +449,8 @@ def test_guard_bytes(kind, value_size, name):
 def test_the_librarys_own_buffers_fit_exactly(kind, value_size):
     """new_element() makes a buffer of the header and value_size bytes; the view is the value."""
     with kind(value_size, 1) as m:
-        element, value = syscall.new_element(m.fileno(), m.value_size)
+        handle = syscall.new_map(m.fileno())
+        element, value = syscall.new_element(handle, m.value_size)
         assert value.nbytes == value_size
         assert len(value.obj) == ffi.sizeof("struct element") + value_size
         del element

@@ -17,6 +17,7 @@ from rawbpf.privileges import kernel_version
 LAYOUT = layout.parse(files("rawbpf").joinpath("bpf.h").read_text())
 UNION_FIELDS = {field.path: field for fields in (LAYOUT[c] for c in LAYOUT if c.startswith("BPF_")) for field in fields}
 INFO_FIELDS = {field.path: field for field in LAYOUT["bpf_map_info"]}
+BTF_FIELDS = {field.path: field for field in LAYOUT["bpf_btf_info"]}
 LINK_FIELDS = {field.path: field for field in LAYOUT["bpf_link_info"]}
 
 ENUMS = (abi.Cmd, abi.MapType, abi.ProgType, abi.AttachType, abi.LinkType)
@@ -76,8 +77,9 @@ def test_a_wrong_offset_does_not_compile(tmp_path: Path):
         (btf.Kind.UNION, "bpf_attr", UNION_FIELDS),
         (btf.Kind.STRUCT, "bpf_map_info", INFO_FIELDS),
         (btf.Kind.STRUCT, "bpf_link_info", LINK_FIELDS),
+        (btf.Kind.STRUCT, "bpf_btf_info", BTF_FIELDS),
     ],
-    ids=["bpf_attr", "bpf_map_info", "bpf_link_info"],
+    ids=["bpf_attr", "bpf_map_info", "bpf_link_info", "bpf_btf_info"],
 )
 def test_fields_equal_the_running_kernels(kind, name, ours):
     """Every field the kernel has, we have at the same place; what we have beyond, the kernel is too old for."""

@@ -8,8 +8,10 @@ import errno
 import fcntl
 import functools
 import gc
+import io
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 import pytest
 
+import rawbpf
 from rawbpf import AlreadyExists, BpfError, NotFound, NotPermitted, Queue, Unsupported, btf, door, syscall
 from rawbpf.abi import AttachType, Cmd, LinkType, ProgType
 from rawbpf.asm import (
@@ -340,6 +343,21 @@ def test_info_says_where(kind, q):
             LinkType.BPF_LINK_TYPE_TCX: {"ifindex": 1, "attach_type": attach_type},
         }[info.type]
     )
+
+
+def test_the_drawing_of_its_info(kind, q):
+    """Traced with attrs=True, info() is followed by the struct's fields, those of the link's own type among them."""
+    file = io.StringIO()
+    with load_as(kind, pushing(q, 7, kind.result)) as program, ExitStack() as stack:
+        link = stack.enter_context(program.attach(kind.target, attach_type=kind.at))
+        stack.enter_context(rawbpf.trace(file=file, attrs=True))
+        info = link.info()
+    drawn = re.findall(
+        r"^ +\d+ +\d+ (\w+) +[5-7]\.", file.getvalue().rpartition("struct bpf_link_info: ")[2], re.MULTILINE
+    )
+    given = [name for name, value in info._asdict().items() if value is not None]
+    assert set(given) <= set(drawn)
+    assert info.type.name in file.getvalue()
 
 
 @pytest.mark.linux("5.9")
@@ -883,3 +901,69 @@ def test_tracing_programs_take_no_target(q, no_library_call):
             program.attach("task")
         with pytest.raises(ValueError, match="must be one of BPF_TRACE_ITER; BPF_TRACE_FEXIT was given"):
             program.attach(attach_type=AttachType.BPF_TRACE_FEXIT)
+
+
+# Privileges
+
+ATTACHES = """
+    import sys
+    from rawbpf.abi import AttachType, ProgType
+    from rawbpf.asm import R0, exit_, mov
+    from rawbpf.program import Program
+
+    prog_type, expected, result, attach_to, target, attach_type = eval(sys.argv[1])
+    code = [mov(R0, result), exit_()]
+    try:
+        with Program(ProgType(prog_type), code, expected_attach_type=expected, attach_to=attach_to) as program:
+            program.attach(target, attach_type=attach_type).close()
+    except OSError as error:
+        print(type(error).__name__, error)
+    else:
+        print("attached")
+"""
+
+
+def attach_with(capabilities: str, kind: Kind) -> str:
+    """What becomes of attaching in a process with only these capabilities."""
+    arguments = kind.prog_type, kind.expected, kind.result, kind.attach_to, kind.target, kind.at
+    numbers = tuple(int(each) if isinstance(each, int) else each for each in arguments)
+    sets = f"--bounding-set=-all{capabilities}", f"--inh-caps=-all{capabilities}"
+    command = ["setpriv", *sets, sys.executable, "-c", textwrap.dedent(ATTACHES), repr(numbers)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+needs_setpriv = pytest.mark.skipif(
+    shutil.which("setpriv") is None or os.getuid() != 0, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
+
+
+@needs_setpriv
+@pytest.mark.linux("5.8")
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [
+        ("raw tracepoint", "+perfmon"),
+        ("tp_btf", "+perfmon"),
+        ("flow dissector", "+net_admin"),
+        ("xdp", "+net_admin"),
+        ("tcx ingress", "+net_admin"),
+    ],
+)
+def test_two_capabilities_are_enough(name, capability, network):
+    """CAP_BPF with CAP_PERFMON or CAP_NET_ADMIN loads and attaches a program; CAP_BPF alone does not."""
+    skip_other_kernels(KINDS[name].since)
+    assert attach_with(f",+bpf,{capability}", KINDS[name]) == "attached\n"
+    assert attach_with(",+bpf", KINDS[name]).startswith("NotPermitted program ''")
+
+
+@needs_setpriv
+@pytest.mark.linux("5.8")
+def test_what_a_cgroup_lacks(cgroup):
+    """A cgroup_skb program is loaded with CAP_BPF alone; to attach it needs CAP_NET_ADMIN, and the hint says so."""
+    kind = Kind("5.8", SKB, LinkType.BPF_LINK_TYPE_CGROUP, cgroup, send, result=1)
+    assert attach_with(",+bpf,+net_admin", kind) == "attached\n"
+    refused = attach_with(",+bpf", kind)
+    assert refused.startswith("NotPermitted BPF_CGROUP_INET_INGRESS of '")
+    assert "this process has no CAP_NET_ADMIN" in refused

@@ -17,7 +17,7 @@ from rawbpf import MapType, ProgType, Queue, Stack
 from rawbpf.declarations import read
 from rawbpf.objectfile import ObjectFile, ObjectFileError, OtherMap
 from rawbpf.program import ETH_HLEN, VerifierError
-from tests.conftest import OBJECTS, REQUIRED
+from tests.conftest import OBJECTS, TOOLS_REQUIRED
 
 Compiled = Callable[[str], Path]
 
@@ -35,7 +35,7 @@ def everything(compiled: Compiled) -> Iterator[ObjectFile]:
 
 
 def bpftool(*arguments: str) -> Any:
-    if shutil.which("bpftool") is None and not REQUIRED:
+    if shutil.which("bpftool") is None and not TOOLS_REQUIRED:
         pytest.skip("bpftool is not installed")
     done = subprocess.run(["bpftool", "-j", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -391,7 +391,7 @@ class TestBroken:
 
     def test_other_byte_order(self, tmp_path: Path) -> None:
         """clang -target bpfeb on a little-endian machine: the error names the byte order."""
-        if shutil.which("clang") is None and not REQUIRED:
+        if shutil.which("clang") is None and not TOOLS_REQUIRED:
             pytest.skip("clang is not installed")
         target, order = ("bpfeb", "big") if sys.byteorder == "little" else ("bpfel", "little")
         source = tmp_path / "a.c"
@@ -408,7 +408,7 @@ class TestBroken:
 
     def test_without_btf(self, compiled: Compiled, tmp_path: Path) -> None:
         """Compiled without -g there is no BTF, and the text says what to do."""
-        if shutil.which("clang") is None and not REQUIRED:
+        if shutil.which("clang") is None and not TOOLS_REQUIRED:
             pytest.skip("clang is not installed")
         include = next(Path("/usr/include").glob("*-linux-gnu"))
         command = [
@@ -429,7 +429,7 @@ class TestBroken:
     def test_stripped(self, compiled: Compiled, tmp_path: Path) -> None:
         """llvm-strip -g leaves all that is needed; a full strip takes the symbols, and the text says so."""
         strip = shutil.which("llvm-strip") or shutil.which("llvm-strip-14")
-        if strip is None and not REQUIRED:
+        if strip is None and not TOOLS_REQUIRED:
             pytest.skip("llvm-strip is not installed")
         assert strip is not None
         target = tmp_path / "a.o"

@@ -15,13 +15,14 @@ import pytest
 import rawbpf
 from rawbpf import errors
 from rawbpf.abi import Cmd
-from tests.conftest import REQUIRED
+from tests.conftest import TOOLS_REQUIRED
 
 README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not here")
 
 
-@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs and BTF are the kernel's alone")
 def test_sessions():
     """Every pycon block gives what the README prints."""
     blocks = re.findall(r"```pycon\n(.*?)```", README.read_text(), re.DOTALL)
@@ -44,7 +45,7 @@ def test_from_a_program_to_python(tmp_path):
     [script] = re.findall(r"```python\n(from rawbpf import ObjectFile.*?)```", text, re.DOTALL)
     assert len(program.splitlines()) + len(script.splitlines()) <= 30
     (tmp_path / "events.bpf.c").write_text(program)
-    if shutil.which("clang") or REQUIRED:
+    if shutil.which("clang") or TOOLS_REQUIRED:
         subprocess.run(compile_it, shell=True, check=True, cwd=tmp_path)
     else:
         pytest.skip("clang is not installed")
@@ -80,6 +81,7 @@ def test_the_table_of_errors():
 
 @pytest.mark.creates
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs")
 def test_the_shell_session(bpf_folder, monkeypatch):
     """Every command prints what the README says, but for the id; the pins are elsewhere."""
     scripts = Path(sys.executable).parent

@@ -12,8 +12,10 @@ from typing import Any
 from typing_extensions import assert_type
 
 import rawbpf
-from rawbpf import BPF_EXIST, Codec, MapFlag, MapInfo, Queue, Stack, open_map
+from rawbpf import BPF_EXIST, BTF, Codec, MapFlag, MapInfo, Queue, Stack, open_map
 from rawbpf.abi import AttachType
+from rawbpf.btf import Btf
+from rawbpf.btfvalues import BtfCodec
 from rawbpf.link import Link
 from rawbpf.program import Program
 from rawbpf.syscall import LinkInfo
@@ -61,6 +63,14 @@ def opened() -> None:
     either = open_map(Path("/sys/fs/bpf/q"), "<I")
     assert_type(either, Queue[Any] | Stack[Any])
     assert_type([info.max_entries for info in rawbpf.maps()], list[int])
+
+
+def by_btf(btf: Btf) -> None:
+    for m in (Queue.open("/sys/fs/bpf/q", BTF), Queue.from_id(3, BTF), open_map("name:q", BTF)):
+        m.push({"pid": 7})
+    made = Queue(BtfCodec(btf, 7), 4, btf=True)
+    assert_type(made.pop(), Any)
+    Stack("<IH", 4, btf=True).close()
 
 
 def attached(program: Program) -> None:

@@ -17,11 +17,12 @@ BUDGETS = {"push": 1.8, "pop": 2.2}
 def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
     """For push and pop, each way to do it CALLS times. A push fills the queue, a pop empties it."""
     c, fd, buffer = floor(), q.fileno(), ctypes.create_string_buffer(8)
-    element, _ = syscall.new_element(fd, 8)
+    m = syscall.new_map(fd)
+    element, _ = syscall.new_element(m, 8)
     found: dict[str, dict[str, Contender]] = {
         "push": {
             "C loop": _timed(c.push, fd, VALUE, CALLS),
-            "cffi call alone": _timed(_bare_push, lib.map_update_elem, fd),
+            "cffi call alone": _timed(_bare_push, lib.map_update_elem, m),
             "rawbpf": _timed(_push, q.push),
         },
         "pop": {

@@ -1,11 +1,13 @@
 """Builds the guest's file system: an uncompressed cpio archive (newc) that the kernel unpacks at boot.
 
 In it are busybox, this interpreter with its standard library, the rawbpf wheel with what its tests need, the tests,
-and those outside tools the tests ask that are installed here. Programs keep the paths they have on this machine, so
-that they find what belongs to them; the shared libraries come along that ldd names.
+the BPF programs that they load, compiled, and those outside tools the tests ask that are installed here. Programs keep
+the paths they have on this machine, so that they find what belongs to them; the shared libraries come along that ldd
+names.
 """
 
 import os
+import platform
 import re
 import shutil
 import stat
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -40,7 +42,8 @@ BANNER = "=== as "
 # own setpriv, which can't change the user.)
 INIT = """\
 #!/bin/sh
-export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3
+export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3 \
+    RAWBPF_TEST_OBJECTS=/project/objects
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
@@ -83,10 +86,12 @@ def build(image: Path, wheel: Path | None = None) -> None:
             cpio.add(program, Path(program))
         cpio.add_tree(str(stdlib), stdlib)
         cpio.add_tree("site", site)
-        for script in site.glob("bin/*"):
+        for script in filter(Path.is_file, site.glob("bin/*")):
             _, _, text = script.read_text().partition("\n")
             cpio.add_text(f"{os.path.dirname(python)}/{script.name}", f"#!{python}\n{text}", executable=True)
         cpio.add_tree("project/tests", project / "tests")
+        for target in _objects(project, Path(scratch, "objects")):
+            cpio.add(f"project/objects/{target.name}", target)
         for file in filter(Path.is_file, project.iterdir()):
             cpio.add(f"project/{file.name}", file)
         for applet in _run(busybox, "--list").split():
@@ -118,6 +123,17 @@ def _wheel(project: Path, scratch: Path) -> Path:
 def _site(wheel: Path, target: Path) -> Path:
     _pip("install", "--target", str(target), f"{wheel}[test]")
     return target
+
+
+def _objects(project: Path, folder: Path) -> Iterator[Path]:
+    """The tests' and examples' BPF programs, compiled: no compiler goes into the guest."""
+    clang = _needed("clang")
+    folder.mkdir()
+    for source in (*project.glob("tests/objects/*.bpf.c"), *project.glob("rawbpf/examples/*.bpf.c")):
+        target = folder / f"{source.stem}.o"
+        include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+        _run(clang, "-O2", "-g", "-target", "bpf", include, "-c", str(source), "-o", str(target))
+        yield target
 
 
 def _libraries(programs: Iterable[str]) -> list[str]:
