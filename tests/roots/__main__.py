@@ -30,7 +30,7 @@ def main() -> int:
     assert len(commands) == 2, commands
     if options.no_compiler:
         packages = [package for package in packages if package == "python3-venv"]
-    # The doctor's exit code says whether tests could make maps; tools that are not there (clang, strace) may be missing.
+    # The doctor fails where no map can be made; clang, strace and the like need not be there.
     environment = {"PYTEST_ADDOPTS": options.pytest}
     with debian.fresh(options.arch, packages) as root:
         for command in [
