@@ -185,7 +185,7 @@ def bpf_open(cmd: int, attr: "CData", size: int, made: "CData") -> int:
         if answers:
             made[0] = answers[-1]
     if 0 <= result <= _STDERR:
-        moving: "partial[Any]" = partial(fcntl.fcntl, result, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+        moving: partial[Any] = partial(fcntl.fcntl, result, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
         try:
             result, _ = map(_called, (moving, partial(os.close, result)))
         except OSError as error:
