@@ -33,10 +33,14 @@ Target = StrPath | int | HasFileno | None
 
 
 class Link(Descriptor):
-    """An attached program: Program.attach() makes it. Holds one descriptor; close it or use `with`.
+    """An attached program: Program.attach() makes it. Holds one descriptor; close it or use `with`. attach() says
+    which Linux each type of program needs.
 
-    with program.attach("sched_process_exec") as link:
-        ...                                          # here it runs
+    >>> from rawbpf.asm import R0, exit_, mov
+    >>> with Program(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, [mov(R0, 0), exit_()]) as program:
+    ...     with program.attach("sched_process_exec") as link:  # in here it runs
+    ...         link.info().tp_name
+    'sched_process_exec'
     """
 
     def __init__(self, fd: int) -> None:
@@ -132,9 +136,10 @@ def _to_raw_tracepoint(wanted: _Attachment) -> int:
 
 def _to_what_it_was_loaded_for(wanted: _Attachment) -> int:
     _check(wanted, cookie=True, target=False)
-    # Both commands serve it; only the younger takes a cookie (5.19).
-    if not wanted.cookie:
-        return syscall.raw_tracepoint_open(None, wanted.program.fileno())
+    # Both commands serve it. A function's cookie only LINK_CREATE takes (5.19); that of a tracepoint it forgot until
+    # 6.10, when RAW_TRACEPOINT_OPEN, which refused it before, learned it as well.
+    if not wanted.cookie or wanted.attach_type == AttachType.BPF_TRACE_RAW_TP:
+        return syscall.raw_tracepoint_open(None, wanted.program.fileno(), wanted.cookie)
     tracing = {"cookie": wanted.cookie}
     return syscall.link_create(
         wanted.program.fileno(), 0, wanted.attach_type, where="what it was loaded for", tracing=tracing
@@ -157,7 +162,8 @@ def _to_network_namespace(wanted: _Attachment) -> int:
 def _to_file(wanted: _Attachment, flags: int, what: str) -> int:
     _check(wanted, flags=True)
     with _opened(wanted.target, flags, what) as fd:
-        where = f"descriptor {fd}" if fd == wanted.target else repr(wanted.target)
+        path = wanted.target if isinstance(wanted.target, (str, bytes, os.PathLike)) else None
+        where = f"descriptor {fd}" if path is None else repr(os.fsdecode(path))
         return syscall.link_create(wanted.program.fileno(), fd, wanted.attach_type, wanted.flags, where=where)
 
 

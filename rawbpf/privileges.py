@@ -197,6 +197,9 @@ _OPEN_COMMANDS = frozenset(
     }
 )
 
+# What these make was charged to RLIMIT_MEMLOCK before 5.11.
+_CHARGED = (Cmd.BPF_MAP_CREATE, Cmd.BPF_PROG_LOAD, Cmd.BPF_BTF_LOAD)
+
 # What these may ask for besides depends on the type of the program.
 _WANTED_BESIDES = {
     Cmd.BPF_PROG_LOAD: (Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN),
@@ -304,7 +307,7 @@ def _why_process_refused(cmd: Cmd) -> Cause:
         return Cause("user-namespace", text, "use a BPF token, or a map made by a helper outside")
     if capable is False:
         return lacking(needed, certain=refuses is False)
-    if kernel_version() < (5, 11):
+    if kernel_version() < (5, 11) and cmd in _CHARGED:
         return Cause("memlock", "RLIMIT_MEMLOCK is too low for it", "ulimit -l, or run with CAP_SYS_RESOURCE", False)
     for capability in _WANTED_BESIDES.get(cmd, ()):
         if is_privileged(capability) is False:

@@ -40,7 +40,15 @@ ETH_HLEN = 14
 
 
 class VerifierError(BpfError):
-    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason."""
+    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason.
+
+    >>> from rawbpf.asm import exit_
+    >>> try:
+    ...     Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [exit_()])
+    ... except VerifierError as error:
+    ...     "R0 !read_ok" in error.log
+    True
+    """
 
     log = ""
 
@@ -203,8 +211,8 @@ class Program(Descriptor):
                 TRACING and LSM: None.
             attach_type: Where the program was not loaded for one: SCHED_CLS has BPF_TCX_INGRESS and BPF_TCX_EGRESS.
             flags: Of BPF_LINK_CREATE: AttachFlag bits, of XDP XDP_FLAGS_SKB_MODE (2) or XDP_FLAGS_DRV_MODE (4).
-            cookie: A number that the program reads with bpf_get_attach_cookie(): raw tracepoints (Linux 6.10), TRACING
-                (5.19).
+            cookie: A number that the program reads with bpf_get_attach_cookie(): raw tracepoints, tp_btf (Linux 6.10),
+                functions (5.19).
 
         Returns the link. The program is attached until the link's last descriptor is closed, and longer if it is
         pinned: `with program.attach("sched_process_exec"): ...`
