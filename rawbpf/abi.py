@@ -54,7 +54,11 @@ class _Flag(IntFlag):
 
 
 class Cmd(_Constant):
-    """enum bpf_cmd: the first argument of bpf(2)."""
+    """enum bpf_cmd: the first argument of bpf(2). `since` is the Linux that brought it.
+
+    >>> Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM.value, Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM.since
+    (21, '4.20')
+    """
 
     BPF_MAP_CREATE = 0, "3.18"
     BPF_MAP_LOOKUP_ELEM = 1, "3.18"
@@ -103,7 +107,11 @@ BPF_COMMON_ATTRS = 1 << 16
 
 
 class MapType(_Constant):
-    """enum bpf_map_type. rawbpf is about two of them: BPF_MAP_TYPE_QUEUE and BPF_MAP_TYPE_STACK."""
+    """enum bpf_map_type. rawbpf is about two of them: BPF_MAP_TYPE_QUEUE and BPF_MAP_TYPE_STACK.
+
+    >>> MapType.BPF_MAP_TYPE_QUEUE.value, MapType.BPF_MAP_TYPE_STACK.value, MapType.BPF_MAP_TYPE_STACK.since
+    (22, 23, '4.20')
+    """
 
     BPF_MAP_TYPE_UNSPEC = 0, "3.18"
     BPF_MAP_TYPE_HASH = 1, "3.19"
@@ -144,7 +152,11 @@ class MapType(_Constant):
 
 
 class ProgType(_Constant):
-    """enum bpf_prog_type."""
+    """enum bpf_prog_type.
+
+    >>> ProgType.BPF_PROG_TYPE_SYSCALL.value, ProgType.BPF_PROG_TYPE_SYSCALL.since
+    (31, '5.14')
+    """
 
     BPF_PROG_TYPE_UNSPEC = 0, "3.18"
     BPF_PROG_TYPE_SOCKET_FILTER = 1, "3.19"
@@ -270,7 +282,12 @@ class LinkType(_Constant):
 
 
 class MapFlag(_Flag):
-    """Flags of BPF_MAP_CREATE (map_flags)."""
+    """Flags of BPF_MAP_CREATE (map_flags).
+
+    >>> with Queue(4, 1, flags=MapFlag.BPF_F_RDONLY_PROG) as q:  # programs may only peek
+    ...     q.map_flags.name, q.map_flags.since
+    ('BPF_F_RDONLY_PROG', '5.2')
+    """
 
     BPF_F_NO_PREALLOC = 1 << 0, "4.6"
     BPF_F_NO_COMMON_LRU = 1 << 1, "4.10"
@@ -294,7 +311,14 @@ class MapFlag(_Flag):
 
 
 class ElemFlag(_Flag):
-    """Flags of the element commands. A push takes BPF_ANY and BPF_EXIST, a peek and a pop none."""
+    """Flags of the element commands. A push takes BPF_ANY and BPF_EXIST, a peek and a pop none.
+
+    >>> with Queue("B", 1) as q:
+    ...     q.push(1)
+    ...     q.push(2, BPF_EXIST)  # full: the oldest goes
+    ...     q.pop()
+    2
+    """
 
     BPF_ANY = 0, "3.18"
     BPF_NOEXIST = 1 << 0, "3.18"
@@ -305,7 +329,11 @@ class ElemFlag(_Flag):
 
 
 class FileFlag(_Flag):
-    """Flags of BPF_OBJ_GET, BPF_OBJ_PIN (file_flags) and BPF_MAP_GET_FD_BY_ID (open_flags)."""
+    """Flags of BPF_OBJ_GET, BPF_OBJ_PIN (file_flags) and BPF_MAP_GET_FD_BY_ID (open_flags).
+
+    >>> FileFlag.BPF_F_RDONLY.value, FileFlag.BPF_F_RDONLY.since
+    (8, '4.15')
+    """
 
     BPF_F_RDONLY = 1 << 3, "4.15"
     BPF_F_WRONLY = 1 << 4, "4.15"

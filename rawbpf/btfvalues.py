@@ -1,20 +1,21 @@
 """Values by BTF: a C type's bytes as a Python value, and back.
 
-| C                         | Python                                                                        |
-|---------------------------|-------------------------------------------------------------------------------|
-| integers of 1 to 16 bytes | int                                                                           |
-| _Bool                     | bool                                                                          |
-| float, double             | float                                                                         |
-| enum                      | a member of an IntEnum made for it; int where no enumerator has the value     |
-| pointer                   | int, the address                                                              |
-| char[N], unsigned char[N] | bytes, all N of them, zero bytes at the end included                          |
-| other arrays              | tuple                                                                         |
-| struct                    | StructValue, a named tuple; members of anonymous structs and unions are its own |
-| union                     | StructValue with every reading of the same bytes                              |
+| C                         | Python                                                                           |
+|---------------------------|----------------------------------------------------------------------------------|
+| integers of 1 to 16 bytes | int                                                                              |
+| _Bool                     | bool                                                                             |
+| float, double             | float                                                                            |
+| enum                      | a member of an IntEnum made for it; int where no enumerator has the value        |
+| pointer                   | int, the address                                                                 |
+| char[N], unsigned char[N] | bytes, all N of them, zero bytes at the end included                             |
+| other arrays              | tuple                                                                            |
+| struct                    | StructValue, a named tuple; an anonymous struct's or union's members are its own |
+| union                     | StructValue with every reading of the same bytes                                 |
 
 The way back takes a struct as a tuple of all members, or as a dict of some: like those that a C initialiser leaves out,
 the rest is zero, and so is padding. So is the rest of a char array that is given fewer than N bytes; an array of
-unsigned char must have all. Of a union a dict names the member that counts; in a tuple all readings must agree.
+unsigned char must have all. Of a union a dict names the member that counts; in a tuple all readings must agree. (What
+was read with loss does not: a _Bool whose byte is neither 0 nor 1, a signalling NaN.)
 
 A codec is a plan, made once per type: what a struct has in whole bytes is read and written by one struct.Struct.
 The plan's size is bounded, whatever the BTF says: types that contain themselves, or would make millions of Python
@@ -165,6 +166,10 @@ class _Plan:
         (item,) = self.struct.unpack(data)
         return item if self.unfold is None else self.unfold(item)
 
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        items = map(itemgetter(0), self.struct.iter_unpack(data))
+        values += items if self.unfold is None else map(self.unfold, items)
+
     def encode(self, value: Any) -> bytes:
         item = value if self.fold is None else self.fold(value)
         try:
@@ -193,6 +198,8 @@ class BtfCodec(OwnCodec):
         self.type_id = type_id
         self._plan = _Planner(btf).plan(type_id)
         self.size = self._plan.size
+        # A map calls it for each element: a method of this class around it would cost a fifth.
+        self.decode = self._plan.decode
         self.name = _name_of(btf, type_id)
 
     def encode(self, value: Any) -> bytes:
@@ -201,15 +208,11 @@ class BtfCodec(OwnCodec):
         except _Misfit as misfit:
             raise misfit.kind(f"{self.name or 'value'}{misfit.path}: {misfit.problem}") from None
 
-    def decode(self, data: bytes) -> Any:
-        return self._plan.decode(data)
-
     def encode_all(self, values: list[Any]) -> bytes:
         return b"".join(map(self.encode, values))
 
     def decode_all(self, data: "Buffer", values: list[Any]) -> None:
-        items = map(itemgetter(0), self._plan.struct.iter_unpack(data))
-        values += items if self._plan.unfold is None else map(self._plan.unfold, items)
+        self._plan.decode_all(data, values)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BtfCodec, (self.btf, self.type_id)
@@ -326,8 +329,7 @@ class _Planner:
                 raise BtfError(f"member {field.name!r} of type {found.id} lies outside of it")
         make = functools.partial(tuple.__new__, _struct_class(name or found.kind.name.lower(), names))
         objects = 1 + sum(field.plan.objects for field in fields)
-        composite = (_Bytewise if _is_bytewise(fields) else _Bitwise)(fields, size, make)
-        return _Plan(f"{size}s", composite.decode, composite.encode, objects=objects, used=composite.used)
+        return (_Bytewise if _is_bytewise(fields) else _Bitwise)(fields, size, make, objects)
 
     def _collect(self, found: Type, base: int, fields: "list[_Field]") -> None:
         """The members as fields, those of anonymous structs and unions within included; `base` in bits."""
@@ -489,6 +491,8 @@ def _enum_writer(kind: type[IntEnum]) -> Callable[[Any], int]:
 
 def _bytes_writer(size: int, *, fill: bool) -> Callable[[Any], bytes]:
     def fold(value: Any) -> bytes:
+        if type(value) is bytes and len(value) == size:
+            return value
         try:
             data = memoryview(value).tobytes()
         except TypeError:
@@ -568,12 +572,15 @@ def _is_bytewise(fields: list[_Field]) -> bool:
     return True
 
 
-class _Composite:
-    """What both kinds have in common: members by name or by position."""
+_Make = Callable[[Iterable[Any]], StructValue]
 
-    def __init__(self, fields: list[_Field], size: int, make: "Callable[[Iterable[Any]], StructValue]") -> None:
+
+class _Composite(_Plan):
+    """What both kinds have in common: members by name or by position. Within another type the item is the bytes."""
+
+    def __init__(self, fields: list[_Field], size: int, make: _Make, objects: int) -> None:
+        super().__init__(f"{size}s", self.decode, self.encode, objects=objects, used=self._mask)
         self._fields = fields
-        self._size = size
         self._make = make
         self._positions = {field.name: position for position, field in enumerate(fields)}
 
@@ -585,9 +592,8 @@ class _Composite:
             raise _Misfit(f"there is no member {unknown[0]!r}")
         return [(self._positions[name], each) for name, each in value.items()]
 
-    def used(self) -> bytes:
-        """The mask of all members."""
-        mask = bytearray(self._size)
+    def _mask(self) -> bytes:
+        mask = bytearray(self.size)
         for field in self._fields:
             _merge(mask, field, field.plan.used)
         return bytes(mask)
@@ -596,23 +602,29 @@ class _Composite:
 class _Bytewise(_Composite):
     """A struct of whole bytes: one struct.Struct reads all members."""
 
-    def __init__(self, fields: list[_Field], size: int, make: "Callable[[Iterable[Any]], StructValue]") -> None:
-        super().__init__(fields, size, make)
+    def __init__(self, fields: list[_Field], size: int, make: _Make, objects: int) -> None:
+        super().__init__(fields, size, make, objects)
         code, after = ["="], 0
         for field in fields:
             code += [f"{field.start - after}x", field.plan.code]
             after = field.stop
-        self._struct = struct.Struct("".join(code) + f"{size - after}x")
+        self._members = struct.Struct("".join(code) + f"{size - after}x")
         self._unfolds = [(i, field.plan.unfold) for i, field in enumerate(fields) if field.plan.unfold is not None]
         self._folds = [(i, field.plan.fold) for i, field in enumerate(fields) if field.plan.fold is not None]
 
     def decode(self, data: bytes) -> StructValue:
         if not self._unfolds:
-            return self._make(self._struct.unpack(data))
-        items = list(self._struct.unpack(data))
+            return self._make(self._members.unpack(data))
+        items = list(self._members.unpack(data))
         for position, unfold in self._unfolds:
             items[position] = unfold(items[position])
         return self._make(items)
+
+    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
+        if self._unfolds or not self.size:
+            super().decode_all(data, values)
+        else:
+            values += map(self._make, self._members.iter_unpack(data))
 
     def encode(self, value: Any) -> bytes:
         values = self._all(value)
@@ -621,7 +633,7 @@ class _Bytewise(_Composite):
         try:
             for position, fold in self._folds:
                 items[position] = fold(values[position])
-            return self._struct.pack(*items)
+            return self._members.pack(*items)
         except _Misfit as misfit:
             raise misfit.inside(f".{self._fields[position].name}") from None
         except (struct.error, OverflowError, TypeError):
@@ -637,7 +649,7 @@ class _Bytewise(_Composite):
 
     @functools.cached_property
     def _zeros(self) -> list[Any]:
-        return list(self.decode(bytes(self._size)))
+        return list(self.decode(bytes(self.size)))
 
     def _first_misfit(self, values: list[Any]) -> _Misfit:
         for field, value in zip(self._fields, values, strict=True):
@@ -651,15 +663,15 @@ class _Bytewise(_Composite):
 class _Bitwise(_Composite):
     """A struct with bit-fields, or with members that share bytes, as those of a union do: each is read by itself."""
 
-    def __init__(self, fields: list[_Field], size: int, make: "Callable[[Iterable[Any]], StructValue]") -> None:
-        super().__init__(fields, size, make)
+    def __init__(self, fields: list[_Field], size: int, make: _Make, objects: int) -> None:
+        super().__init__(fields, size, make, objects)
         self._alone = _alone(fields)
 
     def decode(self, data: bytes) -> StructValue:
         return self._make([field.plan.decode(data[field.start : field.stop]) for field in self._fields])
 
     def encode(self, value: Any) -> bytes:
-        data, written = bytearray(self._size), bytearray(self._size)
+        data, written = bytearray(self.size), bytearray(self.size)
         for position, each in self._given(value):
             field = self._fields[position]
             try:

@@ -35,6 +35,11 @@ def explain(cmd: SupportsIndex | str, attr: "CData | Buffer | None" = None, size
     Addresses in what bpf_attr() made are followed: a path is shown as text. In mere bytes they may be any process's.
 
     Returns the drawing, of several lines. Raises ValueError for a command that does not exist.
+
+    >>> print(explain("map_freeze", bytes([3, 0, 0, 0])))
+    BPF_MAP_FREEZE (22), Linux 5.2: 4 bytes, 4 sent
+    offset size field                     since bytes            value
+         0    4 map_fd                    5.2   03000000         3
     """
     command = command_of(cmd)
     if attr is None:

@@ -110,7 +110,11 @@ def _words(value: Any) -> str:
 
 def diagnose() -> Diagnosis:
     """Finds out what works here and what does not, and why. Raises nothing for what is not permitted: that is the
-    answer. Takes some milliseconds and needs no privilege."""
+    answer. Takes some milliseconds and needs no privilege.
+
+    >>> diagnose().check("create").works
+    True
+    """
     return Diagnosis({name: look() for name, look in _FACTS.items() if _matters(name)}, _checks())
 
 

@@ -22,7 +22,13 @@ _NAME_MAX = 1024
 
 
 class ObjectFileError(ValueError):
-    """The file is no BPF object that can be loaded here. The text names the section and the symbol."""
+    """The file is no BPF object that can be loaded here. The text names the section and the symbol.
+
+    >>> ObjectFile.load("/proc/version")
+    Traceback (most recent call last):
+        ...
+    rawbpf.elf.ObjectFileError: '/proc/version': not a well-formed ELF file: Magic number does not match
+    """
 
 
 class Section(NamedTuple):

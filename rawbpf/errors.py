@@ -17,7 +17,14 @@ from rawbpf.door import raise_hook_failure
 
 class BpfError(OSError):
     """A bpf(2) call failed. `errno`: the kernel's; `cmd`: the command; `strerror`: what happened, in the map's terms;
-    `hint`: what would help, or ""."""
+    `hint`: what would help, or "".
+
+    >>> try:
+    ...     Queue.open("/proc/nothing")
+    ... except BpfError as error:
+    ...     error.cmd.name, errno.errorcode[error.errno]
+    ('BPF_OBJ_GET', 'ENOENT')
+    """
 
     cmd: Cmd
     hint: str
@@ -36,31 +43,76 @@ class BpfError(OSError):
 
 
 class Empty(BpfError, queue.Empty):
-    """Peek or pop on a map without elements (ENOENT)."""
+    """Peek or pop on a map without elements (ENOENT).
+
+    >>> with Queue(4, 1, name="events") as q:
+    ...     q.pop()
+    Traceback (most recent call last):
+        ...
+    rawbpf.errors.Empty: queue 'events' is empty [BPF_MAP_LOOKUP_AND_DELETE_ELEM: ENOENT]
+    """
 
 
 class Full(BpfError, queue.Full):
-    """Push with BPF_ANY on a map that holds max_entries elements (E2BIG)."""
+    """Push with BPF_ANY on a map that holds max_entries elements (E2BIG).
+
+    >>> import queue
+    >>> with Stack("B", 1) as s:
+    ...     s.push(1)
+    ...     try:
+    ...         s.push(2)
+    ...     except queue.Full as error:  # the standard library's class catches it as well
+    ...         type(error).__name__
+    'Full'
+    """
 
 
 class Busy(BpfError, BlockingIOError):
-    """The map's lock could not be had, ten times over (EBUSY). Nothing was done; call again."""
+    """The map's lock could not be had, ten times over (EBUSY; Linux 6.15). Nothing was done; call again.
+
+    >>> issubclass(Busy, BlockingIOError)
+    True
+    """
 
 
 class NotPermitted(BpfError, PermissionError):
-    """The kernel refused (EPERM, EACCES). The hint says why, from evidence."""
+    """The kernel refused (EPERM, EACCES). The hint says why, from evidence.
+
+    >>> with Queue(4, 1) as q:
+    ...     q.freeze()
+    ...     try:
+    ...         q.push(b"abcd")
+    ...     except PermissionError as error:
+    ...         print(error.hint)
+    the map is frozen: push from user space is over for good: peek and BPF programs go on
+    """
 
 
 class Unsupported(BpfError):
-    """This kernel can't do that (EOPNOTSUPP): too old, or built without it."""
+    """This kernel can't do that (EOPNOTSUPP): too old, or built without it.
+
+    >>> issubclass(Unsupported, OSError)
+    True
+    """
 
 
 class NotFound(BpfError, FileNotFoundError):
-    """No such pin, id, name or tracepoint (ENOENT), no such interface (ENODEV)."""
+    """No such pin, id, name or tracepoint (ENOENT), no such interface (ENODEV).
+
+    >>> try:
+    ...     Queue.open("/proc/nothing")
+    ... except FileNotFoundError as error:
+    ...     type(error).__name__
+    'NotFound'
+    """
 
 
 class AlreadyExists(BpfError, FileExistsError):
-    """Something is pinned at that path already (EEXIST), or attached at that place (EEXIST, EBUSY)."""
+    """Something is pinned at that path already (EEXIST), or attached at that place (EEXIST, EBUSY).
+
+    >>> issubclass(AlreadyExists, FileExistsError)
+    True
+    """
 
 
 def errno_name(error: int) -> str:

@@ -33,10 +33,14 @@ Target = StrPath | int | HasFileno | None
 
 
 class Link(Descriptor):
-    """An attached program: Program.attach() makes it. Holds one descriptor; close it or use `with`.
+    """An attached program: Program.attach() makes it. Holds one descriptor; close it or use `with`. attach() says
+    which Linux each type of program needs.
 
-    with program.attach("sched_process_exec") as link:
-        ...                                          # here it runs
+    >>> from rawbpf.asm import R0, exit_, mov
+    >>> with Program(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, [mov(R0, 0), exit_()]) as program:
+    ...     with program.attach("sched_process_exec") as link:  # in here it runs
+    ...         link.info().tp_name
+    'sched_process_exec'
     """
 
     def __init__(self, fd: int) -> None:

@@ -76,6 +76,11 @@ class ObjectFile:
     `maps`, `programs` and `variables` are found by their names in C. A Queue or Stack decodes its values by their type
     in C (see rawbpf.btfvalues); one that is declared by value_size alone gives bytes.
 
+    >>> with ObjectFile.load("events.bpf.o") as events:  # doctest: +SKIP
+    ...     events.attach()
+    ...     for event in events.maps["queue"].follow():
+    ...         print(event.pid, event.comm)
+
     close(), or the end of `with`, closes all of them. What was taken out of `maps` or `programs` goes with it; to keep
     something in the kernel, pin it.
     """

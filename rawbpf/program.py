@@ -40,7 +40,15 @@ ETH_HLEN = 14
 
 
 class VerifierError(BpfError):
-    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason."""
+    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason.
+
+    >>> from rawbpf.asm import exit_
+    >>> try:
+    ...     Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [exit_()])
+    ... except VerifierError as error:
+    ...     "R0 !read_ok" in error.log
+    True
+    """
 
     log = ""
 

@@ -94,7 +94,12 @@ _NAME = re.compile(r"[A-Za-z0-9_.]*")
 class MapInfo(NamedTuple):
     """struct bpf_map_info: what BPF_OBJ_GET_INFO_BY_FD says of a map. Sizes are in bytes.
 
-    Fields that the running kernel does not know are 0.
+    Fields that the running kernel does not know are 0. Linux 4.13.
+
+    >>> with Queue(4, 8, name="events") as q:
+    ...     info = q.info()
+    ...     info.type.name, info.name, info.value_size, info.max_entries
+    ('BPF_MAP_TYPE_QUEUE', 'events', 4, 8)
     """
 
     type: MapType
@@ -173,7 +178,11 @@ _LINK_FIELDS = {
 def bpf_attr(**fields: Any) -> "CData":
     """A zeroed union bpf_attr with some fields set: bpf_attr(map_fd=3, flags=2), bpf_attr(batch={"count": 1}).
 
-    Pointers are given as integers: see pointer().
+    Pointers are given as integers: see pointer(). A command's own struct goes by its name in the kernel's union.
+
+    >>> attr = bpf_attr(map_type=MapType.BPF_MAP_TYPE_STACK, value_size=8, max_entries=4)
+    >>> attr.map_type, attr.key_size
+    (23, 0)
     """
     return ffi.new("union bpf_attr *", fields)
 
@@ -183,6 +192,10 @@ def pointer(buffer: "Buffer") -> int:
 
     The caller keeps the buffer alive, unresized, and large enough: the kernel writes as many bytes as the map's
     value_size says, whatever the buffer's length.
+
+    >>> value = bytearray(4)
+    >>> bpf_attr(map_fd=3, value=pointer(value)).value == pointer(value)
+    True
     """
     return int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", buffer, require_writable=True)))
 
@@ -193,6 +206,10 @@ def bpf(cmd: int, attr: "CData | bytearray | memoryview | None" = None, size: in
     `attr` is what bpf_attr() makes, or any writable buffer of bytes, or None for NULL; the kernel may write to it.
     `size` defaults to all of it. Returns what the kernel does: a descriptor or 0. Raises BpfError with the kernel's
     errno, ValueError if `size` is beyond the end of `attr`.
+
+    >>> attr = bpf_attr(map_type=MapType.BPF_MAP_TYPE_QUEUE, value_size=8, max_entries=4)
+    >>> fd = bpf(Cmd.BPF_MAP_CREATE, attr, 16)  # 16 bytes reach max_entries
+    >>> Queue.from_fd(fd).close()
     """
     number = operator.index(cmd)
     if attr is None:

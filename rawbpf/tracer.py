@@ -64,6 +64,11 @@ def trace(file: TextIO | None = None, attrs: bool = False, meaning: bool = False
         file: Where to; None is sys.stderr. A file that is traced to already gets no line twice.
         attrs: Also a drawing of the attr: offset, size, field, value and bytes.
         meaning: After an error also what it means for this map.
+
+    >>> import sys
+    >>> with Queue(4, 8) as q, trace(sys.stdout):
+    ...     q.pop(default=None)  # doctest: +ELLIPSIS
+    bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, {map_fd=..., key=NULL, value=0x..., flags=BPF_ANY}, 32) = -1 ENOENT ...
     """
     tracer = start(file, attrs, meaning)
     try:

@@ -7,7 +7,6 @@ the values that BtfCodec makes.
 The kernel takes no value type without a key type. A queue's key has size 0, and so does an empty struct.
 """
 
-import ctypes
 import os
 import re
 import struct
@@ -151,7 +150,7 @@ class _Writer:
             return self.builder.array(self._scalar("c", 1), size)
         return self._scalar(code, size)
 
-    # ctypes
+    # ctypes, which a small system may not have: it is imported only here
 
     def _ctype(self, ctype: Any) -> int:
         if ctype not in self._known:
@@ -159,6 +158,8 @@ class _Writer:
         return self._known[ctype]
 
     def _new_ctype(self, ctype: Any) -> int:
+        import ctypes
+
         size = ctypes.sizeof(ctype)
         if issubclass(ctype, (ctypes.Structure, ctypes.Union)):
             return self._composite(ctype, size)
@@ -173,10 +174,14 @@ class _Writer:
     def _composite(self, ctype: Any, size: int) -> int:
         if hasattr(ctype, "_swappedbytes_"):
             raise ValueError(f"{ctype.__name__} has the other byte order: BTF has only this machine's")
+        import ctypes
+
         make = self.builder.struct if issubclass(ctype, ctypes.Structure) else self.builder.union
         return make(_identifier(ctype.__name__), size, list(self._members(ctype)))
 
     def _members(self, ctype: Any) -> Iterator[Member]:
+        import ctypes
+
         for owner in reversed(ctype.__mro__):
             anonymous = owner.__dict__.get("_anonymous_", ())
             for name, kind, *width in owner.__dict__.get("_fields_", ()):

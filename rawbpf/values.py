@@ -24,6 +24,17 @@ class Codec(Protocol[T]):
 
     `size` is the length of the encoded value in bytes, the map's value_size. encode() returns exactly that many bytes,
     and decode() makes the value of them again.
+
+    >>> class Address:  # an IPv4 address as text
+    ...     size = 4
+    ...     def encode(self, value):
+    ...         return bytes(map(int, value.split(".")))
+    ...     def decode(self, data):
+    ...         return ".".join(map(str, data))
+    >>> with Queue(Address(), 8) as q:
+    ...     q.push("127.0.0.1")
+    ...     q.pop()
+    '127.0.0.1'
     """
 
     @property
@@ -35,7 +46,13 @@ class Codec(Protocol[T]):
 
 
 class ByBtf:
-    """The type of BTF."""
+    """The type of rawbpf.BTF: "by the types that the map itself carries", in place of a value specification.
+
+    >>> with Queue("<IH", 8, btf=True) as q, Queue.from_id(q.id, BTF) as same:
+    ...     q.push((7, 80))
+    ...     same.pop()
+    struct(f0=7, f1=80)
+    """
 
     def __repr__(self) -> str:
         return "rawbpf.BTF"

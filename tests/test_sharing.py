@@ -17,6 +17,7 @@ import pytest
 
 import rawbpf
 from rawbpf import MapFlag, NotPermitted, Queue, Stack, values
+from tests.conftest import IS_ROOT
 
 pytestmark = pytest.mark.creates
 
@@ -87,7 +88,9 @@ def test_more_descriptors_than_one(pair):
 
 
 @pytest.mark.linux("5.19")
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+@pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 def test_a_worker_without_any_capability():
     """A process with no capability pushes, peeks and pops on a map that it received, and can't make one."""
     code = """
@@ -145,11 +148,11 @@ if __name__ == "__main__":
         print(child.exitcode, m.pop())
 """
     # spawn and forkserver import the main module again: it has to be a file.
-    root = str(Path(__file__).parent.parent)
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     main = tmp_path / "main_script.py"
     main.write_text(script)
     result = subprocess.run(
-        [sys.executable, "-W", "error", main], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
+        [sys.executable, "-W", "error", main], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
     )
     assert result.returncode == 0, result.stderr
     taken = [(1, 1), (2, 2)] if kind is Queue else [(2, 2), (1, 1)]
