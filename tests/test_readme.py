@@ -37,7 +37,6 @@ def test_sessions():
 
 @pytest.mark.admin
 @pytest.mark.real_kernel(reason="programs run in the kernel alone")
-@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_from_a_program_to_python(tmp_path):
     """The C program, compiled by the README's command, and the README's Python print an exec as it happens."""
     text = README.read_text()
