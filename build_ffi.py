@@ -1,21 +1,33 @@
 """Builds rawbpf/_native from rawbpf/bpf.h: one C text, read by cffi and by the compiler.
 
-pyproject.toml names the two command classes below, so pip and build need no setup.py.
+Where it can't be compiled the installation goes on without it: rawbpf/_abi.py, which is always written, is the same
+text for cffi's ABI mode. RAWBPF_DOOR=api insists on the compiled one, RAWBPF_DOOR=abi does without.
+
+pyproject.toml names the command classes below, so pip and build need no setup.py.
 """
 
+import os
 import runpy
+import sys
 import sysconfig
 from pathlib import Path
 
 from cffi import FFI
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
+from setuptools.errors import CCompilerError, ExecError, PlatformError
 from setuptools.extension import Extension
 
 # A free-threaded CPython has no stable ABI: there the extension is built for that one version.
 STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
-PACKAGE = Path(__file__).parent / "rawbpf"
+ROOT = Path(__file__).parent
+PACKAGE = ROOT / "rawbpf"
+
+# Which door the installation shall have: api, abi, or "" for the best there is.
+DOOR = os.environ.get("RAWBPF_DOOR", "")
 
 INCLUDES = """
 #include <errno.h>
@@ -30,6 +42,21 @@ INCLUDES = """
 # cffi makes this function: it calls the Python function of the same name. Only cffi's dialect has the word.
 HOOK = 'extern "Python" int bpf_hook(int cmd, void *attr, uint32_t size);'
 HOOK_IN_C = "static int bpf_hook(int cmd, void *attr, uint32_t size);"
+
+# The only function that ABI mode asks of libc.
+SYSCALL = "long syscall(long number, int cmd, void *attr, uint32_t size, void *common, uint32_t size_common);"
+
+NOT_COMPILED = """
+******************************************************************************
+rawbpf._native could not be compiled:
+{error}
+
+rawbpf is installed without it and works through cffi's ABI mode, which makes
+each call slower (`rawbpf doctor` says how much). To get the compiled one,
+install a C compiler and Python's headers (Debian: gcc python3-dev) and install
+rawbpf again; with RAWBPF_DOOR=api in the environment that fails if it can't.
+******************************************************************************
+"""
 
 
 def assertions(abi: str) -> str:
@@ -56,28 +83,75 @@ def ffibuilder() -> FFI:
     return ffi
 
 
+def abi_module() -> FFI:
+    ffi = FFI()
+    ffi.cdef((PACKAGE / "bpf.h").read_text() + SYSCALL)
+    ffi.set_source("rawbpf._abi", None)
+    return ffi
+
+
+class BuildPy(build_py):
+    """Writes rawbpf/_abi.py beside the other modules; an editable installation has it in the source tree."""
+
+    def run(self) -> None:
+        super().run()
+        package = PACKAGE if self.editable_mode else Path(self.build_lib, "rawbpf")
+        abi_module().emit_python_code(str(package / "_abi.py"))
+
+
 class BuildExt(build_ext):
-    """Lets cffi write the C file of the extension, then compiles it as any other."""
+    """Lets cffi write the C file of the extension, then compiles it as any other; says loudly if that can't be done."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
         for ext in self.extensions:
             ext.py_limited_api = STABLE_ABI
+            # Nobody misses its file if it was not made.
+            ext.optional = DOOR != "api"
 
     def build_extension(self, ext: Extension) -> None:
+        # What an earlier build left is not what this one made.
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        if DOOR == "abi":
+            return
         source = Path(self.build_temp) / "_native.c"
         source.parent.mkdir(parents=True, exist_ok=True)
         ffibuilder().emit_c_code(str(source))
         ext.sources = [str(source)]
         # Hidden: nothing outside calls these functions, so the compiler may inline them into cffi's wrappers.
         ext.extra_compile_args = ["-Wall", "-fvisibility=hidden"]
-        super().build_extension(ext)
+        try:
+            super().build_extension(ext)
+        except (CCompilerError, ExecError, PlatformError) as error:
+            if DOOR == "api":
+                raise
+            print(NOT_COMPILED.format(error=error), file=sys.stderr)
 
 
 class BdistWheel(bdist_wheel):
-    """Tags the wheel abi3: one wheel serves every CPython from 3.10, save free-threaded ones."""
+    """Tags the wheel abi3: one wheel serves every CPython from 3.10, save free-threaded ones.
+
+    A wheel without the extension serves every Python.
+    """
 
     def finalize_options(self) -> None:
         if STABLE_ABI:
             self.py_limited_api = "cp310"
         super().finalize_options()
+
+    def get_tag(self) -> tuple[str, str, str]:
+        built = self.get_finalized_command("build_ext")
+        compiled = any(Path(built.get_ext_fullpath(ext.name)).exists() for ext in built.extensions)
+        return super().get_tag() if compiled else ("py3", "none", "any")
+
+
+class Sdist(sdist):
+    """Takes along what a tester needs: all of tests/, and every text at the top."""
+
+    def make_distribution(self) -> None:
+        for text in ("CHANGELOG.md", "SECURITY.md"):
+            self.filelist.include(text)
+        self.filelist.recursive_include("tests", "*")
+        for built in ("*.py[co]", "_abi.py", "*.so"):
+            self.filelist.global_exclude(built)
+        super().make_distribution()

@@ -22,12 +22,16 @@ from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, 
 from rawbpf.maps import Map, Queue, Stack, maps, open_map
 from rawbpf.memlock import set_memlock_rlimit
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
-from rawbpf.values import Codec
+from rawbpf.values import BTF, Codec
 from rawbpf.version import __version__
 
 if TYPE_CHECKING:
     from rawbpf.diagram import explain
     from rawbpf.doctor import diagnose
+    from rawbpf.elf import ObjectFileError
+    from rawbpf.link import Link
+    from rawbpf.objectfile import ObjectFile
+    from rawbpf.program import Program, VerifierError
     from rawbpf.sharing import recv_map, send_map
     from rawbpf.simulator import simulate
     from rawbpf.tokens import Token
@@ -37,6 +41,7 @@ __all__ = [
     "BPF_ANY",
     "BPF_EXIST",
     "BPF_NOEXIST",
+    "BTF",
     "AlreadyExists",
     "BpfError",
     "Busy",
@@ -46,17 +51,22 @@ __all__ = [
     "Empty",
     "FileFlag",
     "Full",
+    "Link",
     "Map",
     "MapFlag",
     "MapInfo",
     "MapType",
     "NotFound",
     "NotPermitted",
+    "ObjectFile",
+    "ObjectFileError",
     "ProgType",
+    "Program",
     "Queue",
     "Stack",
     "Token",
     "Unsupported",
+    "VerifierError",
     "__version__",
     "bpf",
     "bpf_attr",
@@ -74,7 +84,12 @@ __all__ = [
 
 # What costs an import only when it is asked for.
 _TOOLS = {
+    "Link": "link",
+    "ObjectFile": "objectfile",
+    "ObjectFileError": "elf",
+    "Program": "program",
     "Token": "tokens",
+    "VerifierError": "program",
     "diagnose": "doctor",
     "explain": "diagram",
     "recv_map": "sharing",

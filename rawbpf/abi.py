@@ -54,7 +54,11 @@ class _Flag(IntFlag):
 
 
 class Cmd(_Constant):
-    """enum bpf_cmd: the first argument of bpf(2)."""
+    """enum bpf_cmd: the first argument of bpf(2). `since` is the Linux that brought it.
+
+    >>> Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM.value, Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM.since
+    (21, '4.20')
+    """
 
     BPF_MAP_CREATE = 0, "3.18"
     BPF_MAP_LOOKUP_ELEM = 1, "3.18"
@@ -103,7 +107,11 @@ BPF_COMMON_ATTRS = 1 << 16
 
 
 class MapType(_Constant):
-    """enum bpf_map_type. rawbpf is about two of them: BPF_MAP_TYPE_QUEUE and BPF_MAP_TYPE_STACK."""
+    """enum bpf_map_type. rawbpf is about two of them: BPF_MAP_TYPE_QUEUE and BPF_MAP_TYPE_STACK.
+
+    >>> MapType.BPF_MAP_TYPE_QUEUE.value, MapType.BPF_MAP_TYPE_STACK.value, MapType.BPF_MAP_TYPE_STACK.since
+    (22, 23, '4.20')
+    """
 
     BPF_MAP_TYPE_UNSPEC = 0, "3.18"
     BPF_MAP_TYPE_HASH = 1, "3.19"
@@ -144,7 +152,11 @@ class MapType(_Constant):
 
 
 class ProgType(_Constant):
-    """enum bpf_prog_type."""
+    """enum bpf_prog_type.
+
+    >>> ProgType.BPF_PROG_TYPE_SYSCALL.value, ProgType.BPF_PROG_TYPE_SYSCALL.since
+    (31, '5.14')
+    """
 
     BPF_PROG_TYPE_UNSPEC = 0, "3.18"
     BPF_PROG_TYPE_SOCKET_FILTER = 1, "3.19"
@@ -243,10 +255,39 @@ class AttachType(_Constant):
     BPF_TRACE_KPROBE_SESSION = 56, "6.10"
     BPF_TRACE_UPROBE_SESSION = 57, "6.13"
     BPF_TRACE_FSESSION = 58, "7.0"
+    BPF_TRACE_FENTRY_MULTI = 59, "7.2"
+    BPF_TRACE_FEXIT_MULTI = 60, "7.2"
+    BPF_TRACE_FSESSION_MULTI = 61, "7.2"
+
+
+class LinkType(_Constant):
+    """enum bpf_link_type: what an attached program hangs on."""
+
+    BPF_LINK_TYPE_UNSPEC = 0, "5.8"
+    BPF_LINK_TYPE_RAW_TRACEPOINT = 1, "5.8"
+    BPF_LINK_TYPE_TRACING = 2, "5.8"
+    BPF_LINK_TYPE_CGROUP = 3, "5.8"
+    BPF_LINK_TYPE_ITER = 4, "5.8"
+    BPF_LINK_TYPE_NETNS = 5, "5.8"
+    BPF_LINK_TYPE_XDP = 6, "5.9"
+    BPF_LINK_TYPE_PERF_EVENT = 7, "5.15"
+    BPF_LINK_TYPE_KPROBE_MULTI = 8, "5.18"
+    BPF_LINK_TYPE_STRUCT_OPS = 9, "5.18"
+    BPF_LINK_TYPE_NETFILTER = 10, "6.4"
+    BPF_LINK_TYPE_TCX = 11, "6.6"
+    BPF_LINK_TYPE_UPROBE_MULTI = 12, "6.6"
+    BPF_LINK_TYPE_NETKIT = 13, "6.7"
+    BPF_LINK_TYPE_SOCKMAP = 14, "6.10"
+    BPF_LINK_TYPE_TRACING_MULTI = 15, "7.2"
 
 
 class MapFlag(_Flag):
-    """Flags of BPF_MAP_CREATE (map_flags)."""
+    """Flags of BPF_MAP_CREATE (map_flags).
+
+    >>> with Queue(4, 1, flags=MapFlag.BPF_F_RDONLY_PROG) as q:  # programs may only peek
+    ...     q.map_flags.name, q.map_flags.since
+    ('BPF_F_RDONLY_PROG', '5.2')
+    """
 
     BPF_F_NO_PREALLOC = 1 << 0, "4.6"
     BPF_F_NO_COMMON_LRU = 1 << 1, "4.10"
@@ -270,7 +311,14 @@ class MapFlag(_Flag):
 
 
 class ElemFlag(_Flag):
-    """Flags of the element commands. A push takes BPF_ANY and BPF_EXIST, a peek and a pop none."""
+    """Flags of the element commands. A push takes BPF_ANY and BPF_EXIST, a peek and a pop none.
+
+    >>> with Queue("B", 1) as q:
+    ...     q.push(1)
+    ...     q.push(2, BPF_EXIST)  # full: the oldest goes
+    ...     q.pop()
+    2
+    """
 
     BPF_ANY = 0, "3.18"
     BPF_NOEXIST = 1 << 0, "3.18"
@@ -281,7 +329,11 @@ class ElemFlag(_Flag):
 
 
 class FileFlag(_Flag):
-    """Flags of BPF_OBJ_GET, BPF_OBJ_PIN (file_flags) and BPF_MAP_GET_FD_BY_ID (open_flags)."""
+    """Flags of BPF_OBJ_GET, BPF_OBJ_PIN (file_flags) and BPF_MAP_GET_FD_BY_ID (open_flags).
+
+    >>> FileFlag.BPF_F_RDONLY.value, FileFlag.BPF_F_RDONLY.since
+    (8, '4.15')
+    """
 
     BPF_F_RDONLY = 1 << 3, "4.15"
     BPF_F_WRONLY = 1 << 4, "4.15"
@@ -299,6 +351,18 @@ class ProgFlag(_Flag):
     BPF_F_XDP_HAS_FRAGS = 1 << 5, "5.18"
     BPF_F_XDP_DEV_BOUND_ONLY = 1 << 6, "6.3"
     BPF_F_TEST_REG_INVARIANTS = 1 << 7, "6.8"
+
+
+class AttachFlag(_Flag):
+    """Flags of BPF_LINK_CREATE and BPF_LINK_UPDATE (flags), and of BPF_PROG_ATTACH (attach_flags)."""
+
+    BPF_F_ALLOW_OVERRIDE = 1 << 0, "4.10"
+    BPF_F_ALLOW_MULTI = 1 << 1, "4.15"
+    BPF_F_REPLACE = 1 << 2, "5.6"
+    BPF_F_BEFORE = 1 << 3, "6.6"
+    BPF_F_AFTER = 1 << 4, "6.6"
+    BPF_F_ID = 1 << 5, "6.6"
+    BPF_F_PREORDER = 1 << 6, "6.15"
 
 
 class RunFlag(_Flag):

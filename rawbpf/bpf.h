@@ -364,9 +364,152 @@ struct bpf_map_info {
     uint32_t :32;
 };
 
+struct bpf_btf_info {
+    uint64_t btf;                           /*  0  4.18 */
+    uint32_t btf_size;                      /*  8  4.18 */
+    uint32_t id;                            /* 12  4.18 */
+    uint64_t name;                          /* 16  5.11 */
+    uint32_t name_len;                      /* 24  5.11 */
+    uint32_t kernel_btf;                    /* 28  5.11 */
+};
+
+/* What BPF_OBJ_GET_INFO_BY_FD says of a link. The union has a struct for each
+ * type of link; its names are addresses of buffers, which the kernel fills. */
+struct bpf_link_info {
+    uint32_t type;                          /*  0  5.8 */
+    uint32_t id;                            /*  4  5.8 */
+    uint32_t prog_id;                       /*  8  5.8 */
+    uint32_t :32;
+    union {
+        struct bpf_link_info_raw_tracepoint {
+            uint64_t tp_name;               /* 16  5.8 */
+            uint32_t tp_name_len;           /* 24  5.8 */
+            uint32_t :32;
+            uint64_t cookie;                /* 32  6.17 */
+        } raw_tracepoint;
+        struct bpf_link_info_tracing {
+            uint32_t attach_type;           /* 16  5.8 */
+            uint32_t target_obj_id;         /* 20  5.13 */
+            uint32_t target_btf_id;         /* 24  5.13 */
+            uint32_t :32;
+            uint64_t cookie;                /* 32  6.17 */
+        } tracing;
+        struct bpf_link_info_cgroup {
+            uint64_t cgroup_id;             /* 16  5.8 */
+            uint32_t attach_type;           /* 24  5.8 */
+            uint32_t :32;
+        } cgroup;
+        struct bpf_link_info_iter {
+            uint64_t target_name;           /* 16  5.9 */
+            uint32_t target_name_len;       /* 24  5.9 */
+            union {
+                struct bpf_link_info_iter_map {
+                    uint32_t map_id;        /* 28  5.9 */
+                } map;
+            };
+            union {
+                struct bpf_link_info_iter_cgroup {
+                    uint64_t cgroup_id;     /* 32  6.1 */
+                    uint32_t order;         /* 40  6.1 */
+                    uint32_t :32;
+                } cgroup;
+                struct bpf_link_info_iter_task {
+                    uint32_t tid;           /* 32  6.1 */
+                    uint32_t pid;           /* 36  6.1 */
+                } task;
+            };
+        } iter;
+        struct bpf_link_info_netns {
+            uint32_t netns_ino;             /* 16  5.8 */
+            uint32_t attach_type;           /* 20  5.8 */
+        } netns;
+        struct bpf_link_info_xdp {
+            uint32_t ifindex;               /* 16  5.9 */
+        } xdp;
+        struct bpf_link_info_struct_ops {
+            uint32_t map_id;                /* 16  6.4 */
+        } struct_ops;
+        struct bpf_link_info_netfilter {
+            uint32_t pf;                    /* 16  6.4 */
+            uint32_t hooknum;               /* 20  6.4 */
+            int32_t  priority;              /* 24  6.4 */
+            uint32_t flags;                 /* 28  6.4 */
+        } netfilter;
+        struct bpf_link_info_kprobe_multi {
+            uint64_t addrs;                 /* 16  6.6 */
+            uint32_t count;                 /* 24  6.6 */
+            uint32_t flags;                 /* 28  6.6 */
+            uint64_t missed;                /* 32  6.7 */
+            uint64_t cookies;               /* 40  6.9 */
+        } kprobe_multi;
+        struct bpf_link_info_uprobe_multi {
+            uint64_t path;                  /* 16  6.8 */
+            uint64_t offsets;               /* 24  6.8 */
+            uint64_t ref_ctr_offsets;       /* 32  6.8 */
+            uint64_t cookies;               /* 40  6.8 */
+            uint32_t path_size;             /* 48  6.8 */
+            uint32_t count;                 /* 52  6.8 */
+            uint32_t flags;                 /* 56  6.8 */
+            uint32_t pid;                   /* 60  6.8 */
+        } uprobe_multi;
+        struct bpf_link_info_perf_event {
+            uint32_t type;                  /* 16  6.6 */
+            uint32_t :32;
+            union {
+                struct bpf_link_info_uprobe {
+                    uint64_t file_name;     /* 24  6.6 */
+                    uint32_t name_len;      /* 32  6.6 */
+                    uint32_t offset;        /* 36  6.6 */
+                    uint64_t cookie;        /* 40  6.9 */
+                    uint64_t ref_ctr_offset; /* 48  6.16 */
+                } uprobe;
+                struct bpf_link_info_kprobe {
+                    uint64_t func_name;     /* 24  6.6 */
+                    uint32_t name_len;      /* 32  6.6 */
+                    uint32_t offset;        /* 36  6.6 */
+                    uint64_t addr;          /* 40  6.6 */
+                    uint64_t missed;        /* 48  6.7 */
+                    uint64_t cookie;        /* 56  6.9 */
+                } kprobe;
+                struct bpf_link_info_tracepoint {
+                    uint64_t tp_name;       /* 24  6.6 */
+                    uint32_t name_len;      /* 32  6.6 */
+                    uint32_t :32;
+                    uint64_t cookie;        /* 40  6.9 */
+                } tracepoint;
+                struct bpf_link_info_event {
+                    uint64_t config;        /* 24  6.6 */
+                    uint32_t type;          /* 32  6.6 */
+                    uint32_t :32;
+                    uint64_t cookie;        /* 40  6.9 */
+                } event;
+            };
+        } perf_event;
+        struct bpf_link_info_tcx {
+            uint32_t ifindex;               /* 16  6.6 */
+            uint32_t attach_type;           /* 20  6.6 */
+        } tcx;
+        struct bpf_link_info_netkit {
+            uint32_t ifindex;               /* 16  6.7 */
+            uint32_t attach_type;           /* 20  6.7 */
+        } netkit;
+        struct bpf_link_info_sockmap {
+            uint32_t map_id;                /* 16  6.10 */
+            uint32_t attach_type;           /* 20  6.10 */
+        } sockmap;
+    };
+};
+
 /* The door: every call into the kernel passes bpf(). It returns what the
  * system call does inside the kernel: 0 or more, or a negative errno. */
 int bpf(int cmd, void *attr, uint32_t size);
+
+/* With BPF_COMMON_ATTRS (1 << 16) added to the command, Linux 7.2 says in words
+ * why the call failed. They are here, for the thread that made the call, until
+ * its next such call; "" if there are none. There is room for BPF_LOG_SIZE
+ * bytes, the NUL included. */
+#define BPF_LOG_SIZE 512
+char *bpf_log(void);
 
 /* With bpf_hooked set, bpf() asks the Python function bpf_hook(cmd, attr, size)
  * instead. The system call itself is bpf_syscall(), for whoever stands there.

@@ -1,16 +1,21 @@
 """BTF, the kernel's type information: which struct has which member at which offset.
 
 Reads what is asked for and no more: the kernel's own BTF has some 150,000 types, and one pass over their headers
-(one tenth of a second) finds them all.
+(one tenth of a second) finds them all. What is malformed is found when it is read, and always a BtfError: no circle of
+types is an endless loop, and no name or number in the data decides how much memory an answer takes.
 
 Source: Documentation/bpf/btf.rst.
 """
 
 import functools
+import os
 import struct
 from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import NamedTuple
+
+from rawbpf import syscall
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
@@ -54,17 +59,26 @@ _TAIL = {
     Kind.ENUM64: (0, 12),
 }
 
+# Kinds whose `size` is a size.
+_SIZED = (Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT, Kind.DATASEC)
+
 # Types that only lead to another type.
-_MODIFIERS = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
+_MODIFIERS = frozenset({Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG})
 
 _HEADER = struct.Struct("=HBBIIIII")
 _TYPE = struct.Struct("=III")
 _TRIPLE = struct.Struct("=III")
-_ENUM = struct.Struct("=Ii")
-_ENUM64 = struct.Struct("=IiI")
+_PAIR = struct.Struct("=II")
+_WORD = struct.Struct("=I")
 
 _MAGIC = 0xEB9F
-_POINTER_SIZE = struct.calcsize("P")
+POINTER_SIZE = struct.calcsize("P")
+
+# How much a type may ask for: modifiers in a row and arrays in arrays (the kernel's limit too, MAX_RESOLVE_DEPTH),
+# bytes of a name (the kernel's is 512), members listed by fields().
+_MOST_STEPS = 32
+_LONGEST_NAME = 1024
+_MOST_FIELDS = 1 << 16
 
 
 class BtfError(ValueError):
@@ -91,6 +105,24 @@ class Member(NamedTuple):
     bitfield_size: int
 
 
+class SectionVariable(NamedTuple):
+    """A variable of a section (BTF_KIND_DATASEC): the id of its VAR, its offset and size in bytes."""
+
+    type_id: int
+    offset: int
+    size: int
+
+
+class Integer(NamedTuple):
+    """What an INT says beyond its size: which of its bits count, from which bit on, and how they are read."""
+
+    bits: int
+    bit_offset: int
+    signed: bool
+    char: bool
+    boolean: bool
+
+
 class Btf:
     """The types of one BTF blob. Raises BtfError where it is malformed."""
 
@@ -100,13 +132,28 @@ class Btf:
         magic, version, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)
         if magic != _MAGIC or version != 1:
             raise BtfError(f"not BTF of this machine's byte order: magic {magic:#x}, version {version}")
+        if header < _HEADER.size:
+            raise BtfError(f"BTF has a header of {_HEADER.size} bytes, this one says {header}")
         if header + max(type_off + type_len, str_off + str_len) > len(data):
             raise BtfError("the BTF is cut off")
-        self._types = data[header + type_off :][:type_len]
+        self._start: int = header + type_off
+        self._types = data[self._start :][:type_len]
         self._strings = data[header + str_off :][:str_len]
         if not self._strings or self._strings[0] or self._strings[-1]:
             raise BtfError("BTF strings begin and end with NUL")
         self._offsets = self._index()
+
+    @classmethod
+    def from_id(cls, btf_id: int) -> "Btf":
+        """The types that a map or program has loaded with it: MapInfo.btf_id says which.
+
+        Raises NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. NotFound (ENOENT). Linux 4.18.
+        """
+        fd = syscall.btf_get_fd_by_id(btf_id)
+        try:
+            return cls(syscall.btf_get_info_by_fd(fd).data)
+        finally:
+            os.close(fd)
 
     def _index(self) -> "array[int]":
         """Where each type begins, by id; id 0 is void and has no record."""
@@ -133,7 +180,10 @@ class Btf:
         """The name at an offset of the string section; "" for no name."""
         if offset >= len(self._strings):
             raise BtfError(f"there is no string at {offset}")
-        return self._strings[offset : self._strings.index(0, offset)].decode("utf-8", "replace")
+        end = self._strings.find(0, offset, offset + _LONGEST_NAME + 1)
+        if end < 0:
+            raise BtfError(f"the string at {offset} has more than {_LONGEST_NAME} bytes")
+        return self._strings[offset:end].decode("utf-8", "replace")
 
     def type(self, type_id: int) -> Type:
         """The type with this id."""
@@ -143,6 +193,10 @@ class Btf:
             return Type(0, Kind.VOID, "", 0, 0, False)
         name, info, size = _TYPE.unpack_from(self._types, self._offsets[type_id])
         return Type(type_id, Kind(info >> 24 & 0x1F), self.string(name), size, info & 0xFFFF, bool(info >> 31))
+
+    def place(self, type_id: int) -> int:
+        """Where the type's record begins in the blob, in bytes."""
+        return self._start + self._offsets[self.type(type_id).id]
 
     def find(self, kind: Kind, name: str) -> Type:
         """The first type of this kind and name; KeyError if there is none."""
@@ -164,46 +218,77 @@ class Btf:
     def members(self, composite: Type) -> list[Member]:
         """The members of a struct or union, in its order."""
         result = []
-        for name, type_id, offset in self._triples(composite):
+        for name, type_id, offset in self._entries(composite, _TRIPLE, Kind.STRUCT, Kind.UNION):
             size = offset >> 24 if composite.kflag else 0
             result.append(Member(self.string(name), type_id, offset & 0xFFFFFF if composite.kflag else offset, size))
         return result
 
+    def variables(self, section: Type) -> list[SectionVariable]:
+        """The variables of a section, in its order: in what clang writes, offsets are still to be relocated."""
+        return [SectionVariable(*entry) for entry in self._entries(section, _TRIPLE, Kind.DATASEC)]
+
+    def integer(self, found: Type) -> Integer:
+        """The encoding of an INT."""
+        word = self._word(found, Kind.INT)
+        return Integer(word & 0xFF, word >> 16 & 0xFF, bool(word & 1 << 24), bool(word & 1 << 25), bool(word & 1 << 26))
+
+    def parameters(self, prototype: Type) -> list[tuple[str, int]]:
+        """The names and type ids of a FUNC_PROTO's parameters; ("", 0) at the end stands for "..."."""
+        return [(self.string(name), type_id) for name, type_id in self._entries(prototype, _PAIR, Kind.FUNC_PROTO)]
+
+    def linkage(self, variable: Type) -> int:
+        """A VAR's linkage: 0 static, 1 global, 2 extern."""
+        return self._word(variable, Kind.VAR)
+
+    def component(self, tag: Type) -> int:
+        """Which member or parameter of its type a DECL_TAG is about; -1 for the whole type."""
+        index = self._word(tag, Kind.DECL_TAG)
+        return index - (1 << 32) if index >> 31 else index
+
     def enumerators(self, enum: Type) -> dict[str, int]:
-        """The names and values of an enum."""
-        start = self._offsets[enum.id] + 12
+        """The names and values of an enum.
+
+        They are signed if the type's kflag says so. clang before 15 does not set it: there -1 is 4294967295.
+        """
         if enum.kind == Kind.ENUM64:
-            entries = (_ENUM64.unpack_from(self._types, start + 12 * i) for i in range(enum.vlen))
-            return {self.string(name): low & 0xFFFFFFFF | high << 32 for name, low, high in entries}
-        pairs = (_ENUM.unpack_from(self._types, start + 8 * i) for i in range(enum.vlen))
-        return {self.string(name): value for name, value in pairs}
+            wide = self._entries(enum, _TRIPLE, Kind.ENUM64)
+            bits, values = 64, {self.string(name): low | high << 32 for name, low, high in wide}
+        else:
+            bits, values = 32, {self.string(name): value for name, value in self._entries(enum, _PAIR, Kind.ENUM)}
+        if not enum.kflag:
+            return values
+        return {name: value - (1 << bits) if value >> bits - 1 else value for name, value in values.items()}
 
     def resolve(self, type_id: int) -> Type:
         """The type behind typedefs, const and the like."""
-        found = self.type(type_id)
-        seen = set()
-        while found.kind in _MODIFIERS:
-            if found.id in seen:
-                raise BtfError(f"type {type_id} refers to itself")
-            seen.add(found.id)
-            found = self.type(found.size)
-        return found
+        here = type_id
+        for _ in range(_MOST_STEPS):
+            if not 0 < here < len(self._offsets):
+                return self.type(here)
+            _, info, size = _TYPE.unpack_from(self._types, self._offsets[here])
+            if info >> 24 & 0x1F not in _MODIFIERS:
+                return self.type(here)
+            here = size
+        raise BtfError(f"type {type_id} refers to itself, or through more than {_MOST_STEPS} types to another")
 
     def array(self, found: Type) -> tuple[int, int]:
         """The element type's id and the number of elements of an array."""
+        self._check_kind(found, Kind.ARRAY)
         element, _, count = _TRIPLE.unpack_from(self._types, self._offsets[found.id] + 12)
         return element, count
 
     def size_of(self, type_id: int) -> int:
-        """Length of a value of this type in bytes."""
-        count = 1
-        for _ in range(len(self._offsets)):
-            found = self.resolve(type_id)
+        """Length of a value of this type in bytes, C's sizeof(). BtfError for what has none, as functions."""
+        count, found = 1, self.resolve(type_id)
+        for _ in range(_MOST_STEPS):
+            if found.kind == Kind.PTR:
+                return count * POINTER_SIZE
             if found.kind != Kind.ARRAY:
-                return count * (_POINTER_SIZE if found.kind == Kind.PTR else found.size)
-            type_id, elements = self.array(found)
-            count *= elements
-        raise BtfError(f"array type {type_id} contains itself")
+                self._check_kind(found, *_SIZED)
+                return count * found.size
+            element, elements = self.array(found)
+            count, found = count * elements, self.resolve(element)
+        raise BtfError(f"array type {type_id} contains itself, or more than {_MOST_STEPS} arrays in one another")
 
     def offset_of(self, struct_name: str, path: str) -> int:
         """Byte offset of a member, C's offsetof(): `path` may lead through members ("map.max_entries").
@@ -215,22 +300,38 @@ class Btf:
     def fields(self, composite: Type, depth: int = 8) -> dict[str, tuple[int, int]]:
         """Byte offset and size of every named member, by path; structs within are followed `depth` deep."""
         result: dict[str, tuple[int, int]] = {}
-        for member in self.members(composite):
-            inner = self.resolve(member.type_id)
-            offset = member.bit_offset // 8
-            if member.name:
-                result[member.name] = offset, self.size_of(member.type_id)
-            if inner.kind in (Kind.STRUCT, Kind.UNION) and depth:
-                prefix = f"{member.name}." if member.name else ""
-                for path, (inner_offset, size) in self.fields(inner, depth - 1).items():
-                    result.setdefault(prefix + path, (offset + inner_offset, size))
+        for count, (path, offset, size) in enumerate(self._walk(composite, "", 0, depth)):
+            if count == _MOST_FIELDS:
+                raise BtfError(f"type {composite.id} has more than {_MOST_FIELDS} members")
+            if path:
+                result.setdefault(path, (offset, size))
         return result
 
-    def _triples(self, found: Type) -> list[tuple[int, int, int]]:
-        if found.kind not in (Kind.STRUCT, Kind.UNION):
-            raise BtfError(f"type {found.id} ({found.kind.name}) has no members")
+    def _walk(self, composite: Type, prefix: str, base: int, depth: int) -> Iterator[tuple[str, int, int]]:
+        """Path, offset and size of each member; one without a name has no path, and size 0."""
+        for member in self.members(composite):
+            inner = self.resolve(member.type_id)
+            path, offset = prefix + member.name, base + member.bit_offset // 8
+            yield (path, offset, self.size_of(member.type_id)) if member.name else ("", offset, 0)
+            if inner.kind in (Kind.STRUCT, Kind.UNION) and depth:
+                yield from self._walk(inner, f"{path}." if member.name else prefix, offset, depth - 1)
+
+    def _entries(self, found: Type, layout: struct.Struct, *kinds: Kind) -> Iterator[tuple[int, ...]]:
+        """What stands behind struct btf_type, vlen times."""
+        self._check_kind(found, *kinds)
         start = self._offsets[found.id] + 12
-        return [_TRIPLE.unpack_from(self._types, start + 12 * i) for i in range(found.vlen)]
+        return layout.iter_unpack(self._types[start : start + layout.size * found.vlen])
+
+    def _word(self, found: Type, kind: Kind) -> int:
+        """The one number behind struct btf_type."""
+        self._check_kind(found, kind)
+        (word,) = _WORD.unpack_from(self._types, self._offsets[found.id] + 12)
+        return int(word)
+
+    def _check_kind(self, found: Type, *kinds: Kind) -> None:
+        if found.kind not in kinds:
+            wanted = " or ".join(kind.name for kind in kinds)
+            raise BtfError(f"type {found.id} is {found.kind.name}, not {wanted}")
 
 
 @functools.cache
@@ -254,23 +355,69 @@ class Builder:
         self._types = bytearray()
         self._strings = bytearray(b"\0")
         self._count = 0
+        self._index = 0
 
-    def integer(self, name: str, size: int, signed: bool = False) -> int:
-        """An integer of `size` bytes."""
-        return self._add(name, Kind.INT, 0, size, struct.pack("=I", signed << 24 | size * 8))
+    def integer(self, name: str, size: int, signed: bool = False, boolean: bool = False) -> int:
+        """An integer of `size` bytes; `boolean` for _Bool."""
+        return self._add(name, Kind.INT, 0, size, _WORD.pack(signed << 24 | boolean << 26 | size * 8))
+
+    def float(self, name: str, size: int) -> int:
+        """A floating-point number of `size` bytes. Linux 5.13."""
+        return self._add(name, Kind.FLOAT, 0, size)
 
     def pointer(self, type_id: int = 0) -> int:
         """A pointer; to void by default."""
         return self._add("", Kind.PTR, 0, type_id)
 
-    def struct(self, name: str, size: int, members: "list[tuple[str, int, int]]") -> int:
-        """A struct of `size` bytes; members are (name, type id, offset in bytes)."""
-        tail = b"".join(_TRIPLE.pack(self._string(member), type_id, at * 8) for member, type_id, at in members)
-        return self._add(name, Kind.STRUCT, len(members), size, tail)
+    def typedef(self, name: str, type_id: int) -> int:
+        """Another name of a type."""
+        return self._add(name, Kind.TYPEDEF, 0, type_id)
+
+    def const(self, type_id: int) -> int:
+        """A type that is const."""
+        return self._add("", Kind.CONST, 0, type_id)
+
+    def array(self, element: int, count: int) -> int:
+        """An array of `count` elements."""
+        if not self._index:
+            self._index = self.integer("__ARRAY_SIZE_TYPE__", 4)
+        return self._add("", Kind.ARRAY, 0, 0, _TRIPLE.pack(element, self._index, count))
+
+    def enum(self, name: str, enumerators: Mapping[str, int], size: int = 4) -> int:
+        """An enum; of 8 bytes it is ENUM64, with negative values it has the kflag: Linux 6.0 both."""
+        wide = size == 8
+        signed = any(value < 0 for value in enumerators.values())
+        tail = b""
+        for enumerator, value in enumerators.items():
+            number = value % (1 << (64 if wide else 32))
+            tail += _PAIR.pack(self._string(enumerator), number & 0xFFFFFFFF) + (
+                _WORD.pack(number >> 32) if wide else b""
+            )
+        return self._add(name, Kind.ENUM64 if wide else Kind.ENUM, len(enumerators), size, tail, kflag=signed)
+
+    def struct(self, name: str, size: int, members: "Iterable[tuple[str, int, int] | Member]") -> int:
+        """A struct of `size` bytes; members are (name, type id, offset in bytes), or Member for bit-fields."""
+        return self._composite(Kind.STRUCT, name, size, members)
+
+    def union(self, name: str, size: int, members: "Iterable[tuple[str, int, int] | Member]") -> int:
+        """A union of `size` bytes; members as for struct()."""
+        return self._composite(Kind.UNION, name, size, members)
+
+    def _composite(self, kind: Kind, name: str, size: int, given: "Iterable[tuple[str, int, int] | Member]") -> int:
+        members = [each if isinstance(each, Member) else Member(each[0], each[1], each[2] * 8, 0) for each in given]
+        # With the kflag an offset has 24 bits, and the bits above are the bit-field's width.
+        kflag = any(member.bitfield_size for member in members)
+        if len(members) > 0xFFFF or any(member.bit_offset >> (24 if kflag else 32) for member in members):
+            raise BtfError(f"BTF can't describe {name or kind.name}: too many members, or too far from its beginning")
+        tail = b"".join(
+            _TRIPLE.pack(self._string(each.name), each.type_id, each.bitfield_size << 24 | each.bit_offset)
+            for each in members
+        )
+        return self._add(name, kind, len(members), size, tail, kflag=kflag)
 
     def function(self, name: str, returns: int, parameters: "list[tuple[str, int]]") -> int:
         """A static function and its prototype; parameters are (name, type id)."""
-        tail = b"".join(struct.pack("=II", self._string(parameter), type_id) for parameter, type_id in parameters)
+        tail = b"".join(_PAIR.pack(self._string(parameter), type_id) for parameter, type_id in parameters)
         return self._add(name, Kind.FUNC, 0, self._add("", Kind.FUNC_PROTO, len(parameters), returns, tail))
 
     def encode(self) -> bytes:
@@ -279,8 +426,8 @@ class Builder:
         header = _HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, len(types), len(types), len(strings))
         return header + types + strings
 
-    def _add(self, name: str, kind: Kind, vlen: int, size: int, tail: bytes = b"") -> int:
-        self._types += _TYPE.pack(self._string(name), kind << 24 | vlen, size) + tail
+    def _add(self, name: str, kind: Kind, vlen: int, size: int, tail: bytes = b"", kflag: bool = False) -> int:
+        self._types += _TYPE.pack(self._string(name), kflag << 31 | kind << 24 | vlen, size) + tail
         self._count += 1
         return self._count
 

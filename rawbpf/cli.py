@@ -7,20 +7,23 @@ One function per command, `_name(options)`, which returns the exit code; _parser
 import argparse
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST
+from rawbpf.door import DOOR
 from rawbpf.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsupported, errno_name
-from rawbpf.maps import Map, Queue, Stack, maps, open_map
+from rawbpf.maps import Map, Queue, Stack, map_from_fd, maps, open_map
 from rawbpf.privileges import proc_fields
 from rawbpf.streams import Feed, NotReturned, Stop, drain
-from rawbpf.syscall import check_map_name, describe
-from rawbpf.text import Form, Struct, form_for, integer
+from rawbpf.syscall import check_name, describe
+from rawbpf.text import ByType, Form, Struct, form_for, integer
+from rawbpf.values import RawBytes
 from rawbpf.version import __version__
 
 DONE, ERROR, USAGE, EMPTY_OR_FULL, NOT_PERMITTED = range(5)
@@ -116,6 +119,8 @@ def _as_bpftool(m: Map[Any]) -> dict[str, Any]:
         "bytes_value": info.value_size,
         "max_entries": info.max_entries,
     }
+    if info.btf_id:
+        shown["btf_id"] = info.btf_id
     for key, field in (("bytes_memlock", "memlock"), ("frozen", "frozen")):
         if field in kernel_says:
             shown[key] = int(kernel_says[field])
@@ -140,9 +145,12 @@ def _create(options: argparse.Namespace) -> int:
     kind = {"queue": Queue, "stack": Stack}[options.type]
     if (options.value_size is None) == (options.format is None):
         raise UsageError("create wants one of --value-size and --format")
-    size = _struct(options.format).size if options.value_size is None else options.value_size
+    value = options.value_size
+    if value is None:
+        _struct(options.format)
+        value = options.format
     name = options.name if options.name is not None else _name_of(options.path)
-    with kind(size, options.entries, name=name) as m:
+    with kind(value, options.entries, name=name, btf=options.btf) as m:
         m.pin(options.path)
         shown = _as_bpftool(m) | {"pinned": [options.path]}
     print(json.dumps(shown) if options.json else f"{describe(m._info)}, id {m.id}, pinned at {options.path}")
@@ -153,7 +161,7 @@ def _name_of(path: str) -> str:
     """The pin's own name, if a map may have it."""
     name = os.path.basename(path)[:15]
     try:
-        check_map_name(name)
+        check_name(name)
     except ValueError:
         return ""
     return name
@@ -212,14 +220,14 @@ def _encoded(form: Form, text: str) -> bytes:
 
 def _peek(options: argparse.Namespace) -> int:
     with open_map(options.map, access="r") as m:
-        line = _line(options, m)
+        line = _line(options, _form(options, m))
         _write([line(m.peek())])
     return DONE
 
 
 def _pop(options: argparse.Namespace) -> int:
     with open_map(options.map) as m:
-        line = _line(options, m)
+        line = _line(options, _form(options, m))
         values = m.pop_many(options.count)
         # An empty map's error is pop()'s to raise.
         _write(map(line, values or [m.pop()]))
@@ -228,7 +236,7 @@ def _pop(options: argparse.Namespace) -> int:
 
 def _drain(options: argparse.Namespace) -> int:
     with open_map(options.map) as m:
-        line = _line(options, m)
+        line = _line(options, _form(options, m))
         limit = options.limit
         if limit is None and not options.follow:
             # Or a live producer makes it endless.
@@ -254,7 +262,7 @@ def _snapshot(options: argparse.Namespace) -> int:
             form = _form(options, m)
             print(json.dumps([form.json(value) for value in m.snapshot()]))
         else:
-            _write(map(_line(options, m), m.snapshot()))
+            _write(map(_line(options, _form(options, m)), m.snapshot()))
     return DONE
 
 
@@ -284,6 +292,10 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _form(options: argparse.Namespace, m: Map[Any]) -> Form:
     try:
+        if options.btf:
+            from rawbpf.typed import codec_of
+
+            return ByType(codec_of(m.info()))
         return form_for(m.value_size, form=options.format, as_hex=options.hex, as_text=options.text)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -296,11 +308,10 @@ def _struct(form: str) -> Struct:
         raise UsageError(str(error)) from None
 
 
-def _line(options: argparse.Namespace, m: Map[Any]) -> Callable[[bytes], bytes]:
+def _line(options: argparse.Namespace, form: Form) -> Callable[[bytes], bytes]:
     """How a value is printed: a line of text, an object of JSON, or as it is (--raw)."""
     if options.raw:
         return bytes
-    form = _form(options, m)
     if options.json:
         return lambda data: json.dumps({"value": form.json(data)}).encode() + b"\n"
     return lambda data: form.text(data).encode("utf-8", "surrogateescape") + b"\n"
@@ -309,6 +320,72 @@ def _line(options: argparse.Namespace, m: Map[Any]) -> Callable[[bytes], bytes]:
 def _write(lines: Any) -> None:
     sys.stdout.buffer.writelines(lines)
     sys.stdout.buffer.flush()
+
+
+# Programs
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Loads, attaches, and writes what arrives until a signal ends it."""
+    from rawbpf.objectfile import ObjectFile
+
+    try:
+        file = ObjectFile.load(options.object, variables=dict(options.set), pin_root=options.pin_root)
+    except ImportError as error:
+        raise UsageError(str(error)) from None
+    with file, ExitStack() as links:
+        typed = _queue_to_print(options.print, file.maps)
+        attached = {name: file.programs[name].attach_to for name in file.attach()}
+        for name, target in options.attach:
+            if name not in file.programs:
+                raise UsageError(f"there is no program {name!r}: the file has {', '.join(file.programs)}")
+            links.enter_context(file.programs[name].attach(target))
+            attached[name] = target
+        for name in file.programs:
+            said = f"is attached to {attached[name]}" if name in attached else "is loaded, and attached nowhere"
+            print(f"rawbpf: {name} {said}", file=sys.stderr)
+        asked = options.format or options.hex or options.text
+        form = _form(options, typed) if asked or type(typed._codec) is RawBytes else ByType(typed._codec)
+        # The same map, with values as bytes: what can't be written goes back as it came.
+        with map_from_fd(os.dup(typed.fileno())) as m:
+            drain(m, _line(options, form), sys.stdout.fileno(), limit=options.limit, follow=True)
+    return DONE
+
+
+def _queue_to_print(name: str | None, maps: Mapping[str, Any]) -> Map[Any]:
+    queues = {name: m for name, m in maps.items() if isinstance(m, Map)}
+    if name is None and len(queues) == 1:
+        return next(iter(queues.values()))
+    if name not in queues:
+        asked = "--print wants the queue or stack to print" if name is None else f"there is no queue or stack {name!r}"
+        raise UsageError(f"{asked}: the file has {', '.join(queues) or 'none'}")
+    return queues[name]
+
+
+_OFFSETOF = re.compile(r"offsetof\((?:struct )?(\w+), ?([\w.]+)\)")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    """A global variable's value: a number, offsetof(task_struct, tgid) in this kernel, or text for characters."""
+    name, value = _assignment(text)
+    if offset := _OFFSETOF.fullmatch(value):
+        from rawbpf.btf import vmlinux
+
+        try:
+            return name, vmlinux().offset_of(*offset.groups())
+        except KeyError as error:
+            raise argparse.ArgumentTypeError(f"{value}: this kernel's BTF has no {error}") from None
+    try:
+        return name, integer(value)
+    except ValueError:
+        return name, value.encode("utf-8", "surrogateescape")
 
 
 # The system
@@ -357,7 +434,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Queues and stacks in the Linux kernel through the bpf(2) system call.",
         epilog=_EXIT_CODES,
     )
-    parser.add_argument("--version", action="version", version=f"rawbpf {__version__}")
+    version = f"rawbpf {__version__}, Linux {os.uname().release}, door {DOOR}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str, example: str, *groups: Any) -> None:
@@ -401,6 +479,15 @@ def _parser() -> argparse.ArgumentParser:
     add("watch", _watch, "show how full a map is, again and again", "rawbpf watch name:events", _map, _watching, _json)
     add("freeze", _freeze, "end push and pop from user space for good", "rawbpf freeze id:294", _map, _json)
     add("pin", _pin, "give a map a path in a bpffs", "rawbpf pin id:294 /sys/fs/bpf/events", _map, _path, _json)
+    add(
+        "run",
+        _run,
+        "load a compiled C file, attach its programs, and print what they push",
+        "rawbpf run events.bpf.o --print queue --set limit=5",
+        _running,
+        _values,
+        _json,
+    )
     add("doctor", _doctor, "find out what works here and why not all does", "rawbpf doctor --json", _json)
     add("completion", _completion, "print a completion script", "rawbpf completion bash > rawbpf.bash", _shell)
     add("explain", _explain, "draw a bpf(2) command's attr, byte by byte", "rawbpf explain map_update_elem", _attr)
@@ -446,6 +533,7 @@ def _values(command: argparse.ArgumentParser) -> None:
     forms.add_argument("--format", metavar="F", help="a struct format such as '<IH': fields with commas between them")
     forms.add_argument("--hex", action="store_true", help="hexadecimal digits")
     forms.add_argument("--text", action="store_true", help="text, filled up with zero bytes")
+    forms.add_argument("--btf", action="store_true", help="JSON, by the C type that the map carries (BTF)")
     forms.add_argument("--raw", action="store_true", help="the bytes themselves, on stdin and stdout")
 
 
@@ -455,6 +543,7 @@ def _creation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--value-size", type=_count, metavar="N", help="bytes of a value")
     command.add_argument("--format", metavar="F", help="a struct format instead: its size is the value's")
     command.add_argument("--entries", type=_count, required=True, metavar="N", help="how many elements it holds")
+    command.add_argument("--btf", action="store_true", help="describe the value to the kernel, for --btf and bpftool")
     command.add_argument("--name", help="the map's name; by default the pin's, if a map may have it")
 
 
@@ -472,6 +561,29 @@ def _popping(command: argparse.ArgumentParser) -> None:
 def _draining(command: argparse.ArgumentParser) -> None:
     command.add_argument("--follow", action="store_true", help="go on until SIGINT, SIGTERM or the reader is gone")
     command.add_argument("--limit", type=_count, metavar="N", help="at most so many (max_entries, unless --follow)")
+
+
+def _running(command: argparse.ArgumentParser) -> None:
+    command.add_argument("object", metavar="FILE", help="what clang -target bpf -g -c wrote")
+    command.add_argument("--print", metavar="QUEUE", help="whose values to print, if the file has several")
+    command.add_argument(
+        "--set",
+        type=_variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a global variable's value: a number, text, or offsetof(task_struct,tgid) in this kernel",
+    )
+    command.add_argument(
+        "--attach",
+        type=_assignment,
+        action="append",
+        default=[],
+        metavar="PROGRAM=TARGET",
+        help="where to: the folder of a cgroup, an interface, a network namespace's file, a tracepoint",
+    )
+    command.add_argument("--limit", type=_count, metavar="N", help="end after so many values")
+    command.add_argument("--pin-root", default="/sys/fs/bpf", metavar="DIR", help="for maps pinned by name")
 
 
 def _watching(command: argparse.ArgumentParser) -> None:

@@ -1,13 +1,24 @@
-"""The life of an object that owns a descriptor: maps, programs and tokens have it in common."""
+"""The life of an object that owns a descriptor: maps, programs, links and tokens have it in common."""
 
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+
+class HasFileno(Protocol):
+    """Anything with a descriptor: a file, a socket, a token."""
+
+    def fileno(self) -> int: ...
+
+
+def fileno_of(owner: int | HasFileno) -> int:
+    """A descriptor that is given as its number or by who has it."""
+    return owner if isinstance(owner, int) else owner.fileno()
 
 
 class Descriptor:

@@ -5,13 +5,14 @@ out, and bytes that no field covers. At most 80 columns.
 """
 
 import operator
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from rawbpf.abi import Cmd
 from rawbpf.door import ffi
-from rawbpf.fields import Field, Struct, map_info, spell, struct_of, without_following
+from rawbpf.fields import Field, Struct, link_info, map_info, spell, struct_of, without_following
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -34,6 +35,11 @@ def explain(cmd: SupportsIndex | str, attr: "CData | Buffer | None" = None, size
     Addresses in what bpf_attr() made are followed: a path is shown as text. In mere bytes they may be any process's.
 
     Returns the drawing, of several lines. Raises ValueError for a command that does not exist.
+
+    >>> print(explain("map_freeze", bytes([3, 0, 0, 0])))
+    BPF_MAP_FREEZE (22), Linux 5.2: 4 bytes, 4 sent
+    offset size field                     since bytes            value
+         0    4 map_fd                    5.2   03000000         3
     """
     command = command_of(cmd)
     if attr is None:
@@ -62,7 +68,7 @@ def _bytes_of(attr: "CData | Buffer") -> bytes:
 
 def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None = None, *, foreign: bool = False) -> str:
     """The drawing of explain(); `written` are the attr's bytes after the call, if the kernel may have changed them."""
-    struct = struct_of(cmd)
+    struct = struct_of(cmd, data)
     assert struct is not None
     if foreign:
         struct = struct._replace(fields=[without_following(field) for field in struct.fields])
@@ -75,6 +81,12 @@ def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None =
 def draw_map_info(data: bytes) -> str:
     """The drawing of a struct bpf_map_info of which the kernel filled in `data`."""
     return "\n".join([f"struct bpf_map_info: {len(data)} bytes", *_table(map_info(), data, None)])
+
+
+def draw_link_info(data: bytes) -> str:
+    """The drawing of a struct bpf_link_info of which the kernel filled in `data`."""
+    link_type = int.from_bytes(data[:4], sys.byteorder)
+    return "\n".join([f"struct bpf_link_info: {len(data)} bytes", *_table(link_info(link_type), data, None)])
 
 
 class _Part(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rawbpf import bpffs, btf
 from rawbpf.abi import Cmd
+from rawbpf.door import DOOR, WHY
 from rawbpf.errors import BpfError, NotPermitted
 from rawbpf.many import BREAK_EVEN
 from rawbpf.maps import Queue, maps
@@ -109,7 +110,11 @@ def _words(value: Any) -> str:
 
 def diagnose() -> Diagnosis:
     """Finds out what works here and what does not, and why. Raises nothing for what is not permitted: that is the
-    answer. Takes some milliseconds and needs no privilege."""
+    answer. Takes some milliseconds and needs no privilege.
+
+    >>> diagnose().check("create").works
+    True
+    """
     return Diagnosis({name: look() for name, look in _FACTS.items() if _matters(name)}, _checks())
 
 
@@ -119,6 +124,17 @@ def diagnose() -> Diagnosis:
 def _matters(name: str) -> bool:
     # Since 5.11 maps are charged to the memory cgroup.
     return name != "rlimit_memlock" or kernel_version() < (5, 11)
+
+
+# As python -m tests.benchmarks doors measures it.
+_DOORS = {
+    "api": "the compiled extension",
+    "abi": "Python over cffi's ABI mode: push and pop cost 5 to 9 times as much, many at once the same",
+}
+
+
+def _door() -> str:
+    return f"{DOOR}, {_DOORS[DOOR]} ({WHY})"
 
 
 def _user_namespace() -> str:
@@ -167,6 +183,7 @@ _SHOWN = (Capability.CAP_BPF, Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN, 
 
 _FACTS: dict[str, Callable[[], Any]] = {
     "kernel": lambda: os.uname().release,
+    "door": _door,
     "capabilities": lambda: {capability.name: has_capability(capability) for capability in _SHOWN},
     "user_namespace": _user_namespace,
     "seccomp": _seccomp,

@@ -4,17 +4,18 @@ Nothing above the door knows whether the kernel answers or a simulated one, and 
 """
 
 import errno
+import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
-from rawbpf._native import ffi, lib
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from rawbpf._native import CData
+    from rawbpf._native import FFI, CData, Lib
 
 __all__ = [
+    "DOOR",
     "HOOK_RAISED",
+    "WHY",
     "Hook",
     "Simulated",
     "ask_kernel",
@@ -24,6 +25,34 @@ __all__ = [
     "set_hook",
     "set_simulated",
 ]
+
+if TYPE_CHECKING:
+    DefExtern = Callable[..., Callable[[Callable[[int, CData, int], int]], Any]]
+
+
+def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern]":
+    """The door's name and why it is that; its ffi and lib; and what makes a Python function the hook.
+
+    "api" is the extension, compiled from bpf.h and door.c; "abi" does the same in Python, where it is not to be had.
+    """
+    if wanted not in ("", "api", "abi"):
+        raise ImportError(f"RAWBPF_DOOR is api or abi, not {wanted!r}")
+    why = "RAWBPF_DOOR asks for it"
+    if wanted != "abi":
+        try:
+            from rawbpf._native import ffi, lib
+
+            return "api", why if wanted else "it is installed", ffi, lib, ffi.def_extern
+        except ImportError as error:
+            if wanted == "api":
+                raise
+            why = str(error)
+    from rawbpf import abidoor
+
+    return "abi", why, abidoor.ffi, abidoor, abidoor.def_extern
+
+
+DOOR, WHY, ffi, lib, _def_extern = _choose(os.environ.get("RAWBPF_DOOR", ""))
 
 # bpf(2) never answers EINTR, so it can stand for "the hook raised".
 HOOK_RAISED = -errno.EINTR
@@ -78,7 +107,7 @@ def _remember(exception_type: type[BaseException], exception: BaseException, tra
     _failure.exception = exception
 
 
-@ffi.def_extern(error=HOOK_RAISED, onerror=_remember)
+@_def_extern(error=HOOK_RAISED, onerror=_remember)
 def bpf_hook(cmd: int, attr: "CData", size: int) -> int:
     """What bpf() calls while bpf_hooked is set. Another thread may just have taken the hook away."""
     return (_hook or ask_kernel)(cmd, attr, size)

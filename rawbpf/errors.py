@@ -17,7 +17,14 @@ from rawbpf.door import raise_hook_failure
 
 class BpfError(OSError):
     """A bpf(2) call failed. `errno`: the kernel's; `cmd`: the command; `strerror`: what happened, in the map's terms;
-    `hint`: what would help, or ""."""
+    `hint`: what would help, or "".
+
+    >>> try:
+    ...     Queue.open("/proc/nothing")
+    ... except BpfError as error:
+    ...     error.cmd.name, errno.errorcode[error.errno]
+    ('BPF_OBJ_GET', 'ENOENT')
+    """
 
     cmd: Cmd
     hint: str
@@ -36,31 +43,76 @@ class BpfError(OSError):
 
 
 class Empty(BpfError, queue.Empty):
-    """Peek or pop on a map without elements (ENOENT)."""
+    """Peek or pop on a map without elements (ENOENT).
+
+    >>> with Queue(4, 1, name="events") as q:
+    ...     q.pop()
+    Traceback (most recent call last):
+        ...
+    rawbpf.errors.Empty: queue 'events' is empty [BPF_MAP_LOOKUP_AND_DELETE_ELEM: ENOENT]
+    """
 
 
 class Full(BpfError, queue.Full):
-    """Push with BPF_ANY on a map that holds max_entries elements (E2BIG)."""
+    """Push with BPF_ANY on a map that holds max_entries elements (E2BIG).
+
+    >>> import queue
+    >>> with Stack("B", 1) as s:
+    ...     s.push(1)
+    ...     try:
+    ...         s.push(2)
+    ...     except queue.Full as error:  # the standard library's class catches it as well
+    ...         type(error).__name__
+    'Full'
+    """
 
 
 class Busy(BpfError, BlockingIOError):
-    """The map's lock could not be had, ten times over (EBUSY). Nothing was done; call again."""
+    """The map's lock could not be had, ten times over (EBUSY; Linux 6.15). Nothing was done; call again.
+
+    >>> issubclass(Busy, BlockingIOError)
+    True
+    """
 
 
 class NotPermitted(BpfError, PermissionError):
-    """The kernel refused (EPERM, EACCES). The hint says why, from evidence."""
+    """The kernel refused (EPERM, EACCES). The hint says why, from evidence.
+
+    >>> with Queue(4, 1) as q:
+    ...     q.freeze()
+    ...     try:
+    ...         q.push(b"abcd")
+    ...     except PermissionError as error:
+    ...         print(error.hint)
+    the map is frozen: push from user space is over for good: peek and BPF programs go on
+    """
 
 
 class Unsupported(BpfError):
-    """This kernel can't do that (EOPNOTSUPP): too old, or built without it."""
+    """This kernel can't do that (EOPNOTSUPP): too old, or built without it.
+
+    >>> issubclass(Unsupported, OSError)
+    True
+    """
 
 
 class NotFound(BpfError, FileNotFoundError):
-    """No such pin, id or name (ENOENT)."""
+    """No such pin, id, name or tracepoint (ENOENT), no such interface (ENODEV).
+
+    >>> try:
+    ...     Queue.open("/proc/nothing")
+    ... except FileNotFoundError as error:
+    ...     type(error).__name__
+    'NotFound'
+    """
 
 
 class AlreadyExists(BpfError, FileExistsError):
-    """Something is pinned at that path already (EEXIST)."""
+    """Something is pinned at that path already (EEXIST), or attached at that place (EEXIST, EBUSY).
+
+    >>> issubclass(AlreadyExists, FileExistsError)
+    True
+    """
 
 
 def errno_name(error: int) -> str:
@@ -103,7 +155,7 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     ),
     (Cmd.BPF_MAP_CREATE, errno.EINVAL): _Meaning(
         BpfError,
-        "{subject}: this kernel does not know the map type or one of the flags",
+        "{subject}: the kernel does not take the map type, a flag or another argument",
         "queue and stack maps need Linux 4.20, BPF_F_*_PROG 5.2, tokens 6.9, and a NUMA node must be online",
     ),
     (Cmd.BPF_MAP_CREATE, errno.EBADF): _Meaning(BpfError, "{subject}: the token's descriptor is not open"),
@@ -123,7 +175,65 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EINVAL): _Meaning(BpfError, "{subject} is open, and no BPF object"),
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): _Meaning(BpfError, "{subject} is not open"),
     (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no map has {subject}"),
+    (Cmd.BPF_BTF_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no BTF has {subject}"),
+    (Cmd.BPF_BTF_LOAD, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject}: this kernel does not take it",
+        "floating-point numbers need Linux 5.13, enums of 8 bytes or with negative values 6.0",
+    ),
     (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.ENOENT): _Meaning(
+        NotFound,
+        "{subject}: there is none to attach to",
+        "raw tracepoints are tracefs's events named without their category, of system calls sys_enter and sys_exit;"
+        " before Linux 5.13 a tracing program is attached once in its life",
+    ),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.EBUSY): _Meaning(
+        AlreadyExists, "{subject}: the program is attached there already", "load it again to attach it twice"
+    ),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject} does not take this program",
+        "it may read more arguments than there are, or is of another type; a cookie needs Linux 6.10",
+    ),
+    (Cmd.BPF_RAW_TRACEPOINT_OPEN, ENOTSUPP): _Meaning(Unsupported, "{subject}: this kernel can't be traced there"),
+    **dict.fromkeys(
+        ((Cmd.BPF_LINK_CREATE, errno.EEXIST), (Cmd.BPF_LINK_CREATE, errno.EBUSY)),
+        _Meaning(AlreadyExists, "{subject}: something is attached there already", "detach that first"),
+    ),
+    (Cmd.BPF_LINK_CREATE, errno.E2BIG): _Meaning(
+        BpfError, "{subject}: no more programs fit there", "a flow dissector is one a namespace, others are at most 64"
+    ),
+    (Cmd.BPF_LINK_CREATE, errno.ENODEV): _Meaning(NotFound, "{subject}: there is no such interface"),
+    (Cmd.BPF_LINK_CREATE, errno.ENOENT): _Meaning(NotFound, "{subject}: there is no such place to attach to"),
+    (Cmd.BPF_LINK_CREATE, errno.EBADF): _Meaning(
+        BpfError, "{subject}: the target is none for this attach type", "for cgroups, a folder of the cgroup2 hierarchy"
+    ),
+    (Cmd.BPF_LINK_CREATE, errno.EOPNOTSUPP): _Meaning(
+        Unsupported, "{subject}: the target does not support it", "without XDP_FLAGS_DRV_MODE any interface does"
+    ),
+    (Cmd.BPF_LINK_CREATE, ENOTSUPP): _Meaning(Unsupported, "{subject}: this kernel can't be traced there"),
+    (Cmd.BPF_LINK_CREATE, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject}: this kernel does not attach the program there",
+        "it is too old or built without it, the program is for something else, a flag is wrong, or the target is gone",
+    ),
+    (Cmd.BPF_LINK_UPDATE, errno.EINVAL): _Meaning(
+        BpfError,
+        "{subject} does not take this program",
+        "the new program must be of the old one's type, and links of raw tracepoints and tracing keep theirs",
+    ),
+    (Cmd.BPF_LINK_UPDATE, errno.ENOLINK): _Meaning(BpfError, "{subject}: what it was attached to is gone"),
+    (Cmd.BPF_LINK_DETACH, errno.EOPNOTSUPP): _Meaning(
+        Unsupported,
+        "{subject} can't be detached",
+        "it ends with its last descriptor and pin: close it",
+    ),
+    (Cmd.BPF_LINK_DETACH, errno.EINVAL): _Meaning(
+        Unsupported, "{subject} can't be detached", "BPF_LINK_DETACH needs Linux 5.9: close() it, unlink the pin"
+    ),
+    (Cmd.BPF_LINK_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no link has {subject}"),
+    (Cmd.BPF_ITER_CREATE, errno.EINVAL): _Meaning(BpfError, "{subject} is not one of an iterator"),
     (Cmd.BPF_TOKEN_CREATE, errno.ENOENT): _Meaning(
         NotFound, "{subject} delegates nothing", "mount it with delegate_cmds=map_create,delegate_maps=queue:stack"
     ),

@@ -10,7 +10,19 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from rawbpf import layout, usermemory
-from rawbpf.abi import AttachType, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgFlag, ProgType, RunFlag
+from rawbpf.abi import (
+    AttachFlag,
+    AttachType,
+    Cmd,
+    ElemFlag,
+    FileFlag,
+    LinkType,
+    MapFlag,
+    MapType,
+    ProgFlag,
+    ProgType,
+    RunFlag,
+)
 from rawbpf.usermemory import Fault
 
 # Each command's own fields in the order of the struct, as NAME:KIND, or NAME:KIND:SINCE where the command took the
@@ -64,6 +76,38 @@ _FIELDS = {
     Cmd.BPF_MAP_GET_FD_BY_ID: "map_id:number next_id:number | open_flags:file_flags | fd_by_id_token_fd:fd",
     Cmd.BPF_BTF_GET_FD_BY_ID: "btf_id:number | fd_by_id_token_fd:fd",
     Cmd.BPF_LINK_GET_FD_BY_ID: "link_id:number",
+    Cmd.BPF_LINK_CREATE: "prog_fd:fd target_fd:fd attach_type:attach_type flags:hex",
+    Cmd.BPF_LINK_UPDATE: "link_fd:fd new_prog_fd:fd flags:attach_flags old_prog_fd:fd",
+    Cmd.BPF_LINK_DETACH: "link_fd:fd",
+    Cmd.BPF_ITER_CREATE: "link_fd:fd flags:hex",
+}
+
+# BPF_LINK_CREATE ends with a union: which of its members is meant the attach type says.
+_LINK_CREATE_ENDS = {
+    "iter_info:pointer iter_info_len:number": ("BPF_TRACE_ITER",),
+    "perf_event.bpf_cookie:hex": ("BPF_PERF_EVENT",),
+    """kprobe_multi.flags:hex kprobe_multi.cnt:number kprobe_multi.syms:pointer kprobe_multi.addrs:pointer
+        kprobe_multi.cookies:pointer""": ("BPF_TRACE_KPROBE_",),
+    """uprobe_multi.path:path uprobe_multi.offsets:pointer uprobe_multi.ref_ctr_offsets:pointer
+        uprobe_multi.cookies:pointer uprobe_multi.cnt:number uprobe_multi.flags:hex uprobe_multi.pid:number
+        | uprobe_multi.path_fd:fd""": ("BPF_TRACE_UPROBE_",),
+    "tracing_multi.ids:pointer tracing_multi.cookies:pointer tracing_multi.cnt:number": (
+        "BPF_TRACE_FENTRY_MULTI",
+        "BPF_TRACE_FEXIT_MULTI",
+        "BPF_TRACE_FSESSION_MULTI",
+    ),
+    "tracing.target_btf_id:number tracing.cookie:hex": (
+        "BPF_TRACE_RAW_TP",
+        "BPF_TRACE_FENTRY",
+        "BPF_TRACE_FEXIT",
+        "BPF_TRACE_FSESSION",
+        "BPF_MODIFY_RETURN",
+        "BPF_LSM_MAC",
+    ),
+    "netfilter.pf:number netfilter.hooknum:number netfilter.priority:signed netfilter.flags:hex": ("BPF_NETFILTER",),
+    "tcx.relative_fd:fd tcx.expected_revision:number": ("BPF_TCX_",),
+    "netkit.relative_fd:fd netkit.expected_revision:number": ("BPF_NETKIT_",),
+    "cgroup.relative_fd:fd cgroup.expected_revision:number": ("BPF_CGROUP_", "BPF_LSM_CGROUP"),
 }
 
 _MAP_INFO = """
@@ -71,6 +115,22 @@ _MAP_INFO = """
     ifindex:number btf_vmlinux_value_type_id:number netns_dev:number netns_ino:number btf_id:number
     btf_key_type_id:number btf_value_type_id:number btf_vmlinux_id:number map_extra:number hash:pointer
     hash_size:number"""
+
+# For each type of link the member of the union, and its fields.
+_LINK_INFO = "type:link_type id:number prog_id:number"
+_LINK_INFO_ENDS = {
+    LinkType.BPF_LINK_TYPE_RAW_TRACEPOINT: ("raw_tracepoint", "tp_name:pointer tp_name_len:number | cookie:hex"),
+    LinkType.BPF_LINK_TYPE_TRACING: (
+        "tracing",
+        "attach_type:attach_type | target_obj_id:number target_btf_id:number | cookie:hex",
+    ),
+    LinkType.BPF_LINK_TYPE_CGROUP: ("cgroup", "cgroup_id:number attach_type:attach_type"),
+    LinkType.BPF_LINK_TYPE_ITER: ("iter", "target_name:pointer target_name_len:number"),
+    LinkType.BPF_LINK_TYPE_NETNS: ("netns", "netns_ino:number attach_type:attach_type"),
+    LinkType.BPF_LINK_TYPE_XDP: ("xdp", "ifindex:number"),
+    LinkType.BPF_LINK_TYPE_TCX: ("tcx", "ifindex:number attach_type:attach_type"),
+    LinkType.BPF_LINK_TYPE_NETKIT: ("netkit", "ifindex:number attach_type:attach_type"),
+}
 
 
 class Field(NamedTuple):
@@ -91,26 +151,48 @@ class Field(NamedTuple):
 
 class Struct(NamedTuple):
     """A command's fields. `member` is the union's member they are in ("info", "batch"), "" if they stand in it
-    directly."""
+    directly. A field that is in a struct within has its name before its own: "tracing.cookie"."""
 
     member: str
     fields: list[Field]
 
 
+def struct_of(cmd: int, attr: bytes | None = None) -> Struct | None:
+    """The fields of a command; None if bpf.h does not know it.
+
+    Without an attr all the members of BPF_LINK_CREATE's union, which share their bytes; with one those that are meant.
+    """
+    if cmd != Cmd.BPF_LINK_CREATE:
+        return _struct(cmd, _FIELDS.get(Cmd(cmd)))
+    if attr is None:
+        return _struct(cmd, None)
+    base = _struct(cmd, _FIELDS[Cmd.BPF_LINK_CREATE])
+    assert base is not None
+    return _struct(
+        cmd, f"{_FIELDS[Cmd.BPF_LINK_CREATE]} | {_link_create_end(value_in(attr, base.fields, 'attach_type'))}"
+    )
+
+
+def _link_create_end(attach_type: int) -> str:
+    """The row for an attach type: that with its name, else that with the beginning of its name."""
+    name = AttachType(attach_type).name
+    rows = _LINK_CREATE_ENDS.items()
+    exact = (row for row, names in rows if name in names)
+    return next(exact, next((row for row, names in rows if name.startswith(names)), ""))
+
+
 @functools.cache
-def struct_of(cmd: int) -> Struct | None:
-    """The fields of a command; None if bpf.h does not know it."""
-    name = Cmd(cmd).name
-    places = _places().get(name)
+def _struct(cmd: int, text: str | None) -> Struct | None:
+    places = _places().get(Cmd(cmd).name)
     if places is None:
         return None
     member, _, _ = places[0].path.rpartition(".")
-    if text := _FIELDS.get(Cmd(cmd)):
-        by_name = {place.path.rpartition(".")[2]: place for place in places}
+    by_name = {place.path.removeprefix(member + "."): place for place in places}
+    if text is not None:
         return Struct(member, _parse(text, by_name, Cmd(cmd).since))
     # No more is known of the others than the layout says. Some of their fields are unions.
-    text = " | ".join(f"{place.path.removeprefix(member + '.')}:{_KIND_BY_SIZE[place.size]}" for place in places)
-    return Struct(member, _parse(text, {place.path.removeprefix(member + "."): place for place in places}, "3.18"))
+    text = " | ".join(f"{name}:{_KIND_BY_SIZE[place.size]}" for name, place in by_name.items())
+    return Struct(member, _parse(text, by_name, "3.18"))
 
 
 _KIND_BY_SIZE = {4: "number", 8: "hex"}
@@ -120,6 +202,14 @@ _KIND_BY_SIZE = {4: "number", 8: "hex"}
 def map_info() -> Struct:
     """The fields of struct bpf_map_info."""
     return Struct("", _parse(_MAP_INFO, {place.path: place for place in _places()["bpf_map_info"]}, "4.13"))
+
+
+@functools.cache
+def link_info(link_type: int) -> Struct:
+    """The fields of struct bpf_link_info for a type of link."""
+    member, text = _LINK_INFO_ENDS.get(LinkType(link_type), ("", ""))
+    by_name = {place.path.removeprefix(f"{member}."): place for place in _places()["bpf_link_info"]}
+    return Struct("", _parse(f"{_LINK_INFO} | {text}", by_name, "5.8"))
 
 
 @functools.cache
@@ -266,12 +356,15 @@ _SPELLINGS: dict[str, _Spelling] = {
     "number": _of_number(str),
     "hex": _of_number(lambda number: hex(number) if number else "0"),
     "fd": _of_number(_signed),
+    "signed": _of_number(_signed),
     "pointer": _of_number(_pointer),
     "numa_node": _of_number(_numa_node),
     "version": _of_number(_version),
     "map_type": _enumerator(MapType, "BPF_MAP_TYPE_"),
+    "link_type": _enumerator(LinkType, "BPF_LINK_TYPE_"),
     "prog_type": _enumerator(ProgType, "BPF_PROG_TYPE_"),
     "attach_type": _enumerator(AttachType, "BPF_"),
+    "attach_flags": _flags(AttachFlag, "BPF_F_"),
     "update_flags": _enumerator(ElemFlag, "BPF_"),
     "lookup_flags": _flags(ElemFlag, "BPF_", zero="BPF_ANY", known=~3),
     "map_flags": _flags(MapFlag, "BPF_F_"),

@@ -19,6 +19,9 @@ _FIELD = re.compile(
 )
 _PADDING = "uint32_t :32;"
 
+# What BPF_OBJ_GET_INFO_BY_FD fills.
+_INFOS = ("bpf_map_info", "bpf_btf_info", "bpf_link_info")
+
 
 class Field(NamedTuple):
     """One field: `path` is how C reaches it (`batch.count`), offset and size are in bytes."""
@@ -41,9 +44,9 @@ def load() -> dict[str, list[Field]]:
 
 
 def parse(text: str) -> dict[str, list[Field]]:
-    """The fields of each command of union bpf_attr and of struct bpf_map_info, in the order of the text.
+    """The fields of each command of union bpf_attr and of the info structs, in the order of the text.
 
-    Keys are command names ("BPF_MAP_CREATE") and "bpf_map_info". Raises ValueError on a line
+    Keys are command names ("BPF_MAP_CREATE") and struct names ("bpf_map_info"). Raises ValueError on a line
     inside a type that is neither a field with its offset and version nor padding.
     """
     table: dict[str, list[Field]] = {}
@@ -51,8 +54,8 @@ def parse(text: str) -> dict[str, list[Field]]:
     for line in lines:
         if not (match := _TYPE.fullmatch(line)):
             continue
-        if match["tag"] == "bpf_map_info":
-            table["bpf_map_info"] = _block(lines)
+        if match["tag"] in _INFOS:
+            table[match["tag"]] = _block(lines)
         elif match["tag"] == "bpf_attr":
             for member in iter(lambda: next(lines), "};"):
                 if match := _OPEN.fullmatch(member):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
-from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
+from rawbpf.door import DOOR, HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.scratch import PUSHED, TAKEN, Status
 from rawbpf.values import Codec, RawBytes, decode_many, encode_many
 
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
 
-# Without the GIL (a free-threaded CPython) no spare buffer is kept for the next pop: two threads might take it.
-GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+# Whether a spare element is kept for the next pop. Without the GIL (a free-threaded CPython) two threads might take it.
+# And a pop in Python (abidoor.py) can be interrupted before it unmarks the element as taken, which C can't.
+KEEPS_SPARE: bool = DOOR == "api" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # Fewer elements than this are moved one by one: a run costs about as much as so many calls.
 BREAK_EVEN = 12
@@ -244,26 +245,25 @@ class Many:
             spare = syscall.new_element(self._map, self._size)
         element, value = spare
         for taken in range(want):
-            fresh = True
             try:
                 result = _pop(element)
                 if result == 0:
                     data = value.tobytes()
                     raws += (data,)
-                    fresh = False
+                    element.taken = 0
                 elif result == HOOK_RAISED:
                     raise_hook_failure()
             except BaseException:
                 # `result` may not have got here: the element itself says whether it was taken.
-                if fresh and element.taken:
+                if element.taken:
                     raws += (value,)
                 raise
             if result < 0:
-                self._spare = spare if GIL else None
+                self._spare = spare if KEEPS_SPARE else None
                 if result == -errno.ENOENT or any(raws):
                     return taken
                 raise syscall.element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, self._fd, self._info)
-        self._spare = spare if GIL else None
+        self._spare = spare if KEEPS_SPARE else None
         return want
 
     def _from_kernel(self, kernel: "InKernel", want: int, raws: Held) -> int:

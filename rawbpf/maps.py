@@ -8,19 +8,20 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, SupportsIndex, TypedDict, TypeVar, overload
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.descriptor import Descriptor
+from rawbpf.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import NotFound, bpf_error
 from rawbpf.follow import POLL, Follow
-from rawbpf.many import GIL, Held, Many
+from rawbpf.many import KEEPS_SPARE, Held, Many
 from rawbpf.privileges import access_of, is_frozen
 from rawbpf.scratch import Status
 from rawbpf.syscall import MapInfo, StrPath
-from rawbpf.values import Codec, RawBytes, ValueSpec, codec_for
+from rawbpf.values import BTF, Codec, OpenSpec, RawBytes, ValueSpec, codec_for
 
 if TYPE_CHECKING:
     import ctypes
@@ -47,12 +48,6 @@ _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
 
 
-class HasFileno(Protocol):
-    """Anything with a descriptor: a file, a socket, a token."""
-
-    def fileno(self) -> int: ...
-
-
 if TYPE_CHECKING:
 
     class Options(TypedDict, total=False):
@@ -62,6 +57,7 @@ if TYPE_CHECKING:
         flags: int
         numa_node: int | None
         token: int | HasFileno | None
+        btf: bool
 
 
 class _Raise:
@@ -104,6 +100,7 @@ class Map(Descriptor, Generic[T]):
         flags: int = 0,
         numa_node: int | None = None,
         token: "int | HasFileno | None" = None,
+        btf: bool = False,
     ) -> None:
         """Creates the map (BPF_MAP_CREATE).
 
@@ -117,25 +114,30 @@ class Map(Descriptor, Generic[T]):
                 BPF_F_WRONLY_PROG (Linux 5.2) for BPF programs.
             numa_node: Where the memory comes from (sets BPF_F_NUMA_NODE); -1 is anywhere.
             token: A BPF token, as descriptor or object with fileno() (Linux 6.9).
+            btf: Describe the value to the kernel (BPF_BTF_LOAD): bpftool then shows fields, and the map can be opened
+                with rawbpf.BTF. A struct format has fields f0, f1 ..., raw bytes are an array.
 
         Raises:
-            ValueError, TypeError: An argument breaks a rule; the kernel was not asked.
+            ValueError, TypeError: An argument breaks a rule, or is nothing that BTF can describe; no map was asked for.
             NotPermitted: No CAP_BPF (before 5.8: CAP_SYS_ADMIN).
             BpfError: ENOMEM, EMFILE, ENFILE.
 
         Needs Linux 4.20. Source: Documentation/bpf/map_queue_stack.rst.
         """
         codec = codec_for(value)
-        fd = syscall.map_create(
-            self.map_type,
-            name,
-            0,
-            codec.size,
-            max_entries,
-            map_flags=flags,
-            numa_node=numa_node,
-            token_fd=None if token is None else _fileno(token),
-        )
+        token_fd = None if token is None else fileno_of(token)
+        with _described(codec, token_fd) if btf else nullcontext({}) as description:
+            fd = syscall.map_create(
+                self.map_type,
+                name,
+                0,
+                codec.size,
+                max_entries,
+                map_flags=flags,
+                numa_node=numa_node,
+                token_fd=token_fd,
+                **description,
+            )
         try:
             self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
         except BaseException:
@@ -145,24 +147,25 @@ class Map(Descriptor, Generic[T]):
     # Other ways to get one
 
     @classmethod
-    def open(cls, path: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
+    def open(cls, path: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
         """Opens the map that is pinned at `path` (BPF_OBJ_GET).
 
         Args:
             path: A pin in a bpffs.
-            value: As for creation; None is bytes of the map's own value_size.
+            value: As for creation; None is bytes of the map's own value_size. rawbpf.BTF: by the C type that the map
+                carries, see rawbpf.btfvalues; that needs CAP_SYS_ADMIN.
             access: "rw", "r" (peek only) or "w" (push only).
 
         Raises:
             NotFound: Nothing is pinned there.
             NotPermitted: The file's mode does not allow the access, or the file is no pin (EACCES).
             TypeError: The pin is of something else: the other map type, a program.
-            ValueError: `value` has not the map's value_size.
+            ValueError: `value` has not the map's value_size, or is BTF and the map carries none.
         """
         return cls._from_new_fd(lambda: syscall.obj_get(path, _open_flags(access)), value)
 
     @classmethod
-    def from_id(cls, map_id: int, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
+    def from_id(cls, map_id: int, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
         """Opens the map with this id (BPF_MAP_GET_FD_BY_ID); needs CAP_SYS_ADMIN, CAP_BPF is not enough.
 
         `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
@@ -170,7 +173,7 @@ class Map(Descriptor, Generic[T]):
         return cls._from_new_fd(lambda: syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
 
     @classmethod
-    def from_name(cls, name: str, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Self":
+    def from_name(cls, name: str, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
         """Opens the one map of this name among all on the system; needs CAP_SYS_ADMIN.
 
         Raises NotFound if there is none, ValueError if there are several (it lists their ids: use from_id()),
@@ -179,7 +182,7 @@ class Map(Descriptor, Generic[T]):
         return cls.from_id(_id_of(name, cls.map_type), value, access=access)
 
     @classmethod
-    def from_fd(cls, fd: int, value: "ValueSpec | None" = None) -> "Self":
+    def from_fd(cls, fd: int, value: "OpenSpec" = None) -> "Self":
         """Takes over a descriptor: inherited, received, or made by other code. From now on close() closes it.
 
         On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
@@ -202,7 +205,7 @@ class Map(Descriptor, Generic[T]):
         return self
 
     @classmethod
-    def _from_new_fd(cls, make: Callable[[], int], value: "ValueSpec | None") -> "Self":
+    def _from_new_fd(cls, make: Callable[[], int], value: "OpenSpec") -> "Self":
         # Not a descriptor as argument: at the beginning of a call a signal handler may raise.
         fd = make()
         try:
@@ -212,11 +215,11 @@ class Map(Descriptor, Generic[T]):
             raise
 
     @classmethod
-    def _codec_of(cls, info: MapInfo, value: "ValueSpec | None") -> Codec[Any]:
+    def _codec_of(cls, info: MapInfo, value: "OpenSpec") -> Codec[Any]:
         if info.type != cls.map_type:
             other = _CLASSES[info.type].__name__
             raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
-        codec = codec_for(info.value_size if value is None else value)
+        codec = _codec_by_btf(info) if value is BTF else codec_for(info.value_size if value is None else value)
         if codec.size != info.value_size:
             raise ValueError(f"{codec!r} has {codec.size} bytes, {syscall.describe(info)} value_size {info.value_size}")
         return codec
@@ -306,7 +309,7 @@ class Map(Descriptor, Generic[T]):
                 data: Any = value.tobytes()
                 if self._raw_size is None:
                     data = self._decode(data)
-                self._spare = spare if GIL else None
+                self._spare = spare if KEEPS_SPARE else None
                 return data
             if result == HOOK_RAISED:
                 raise_hook_failure()
@@ -315,7 +318,7 @@ class Map(Descriptor, Generic[T]):
             if element.taken:
                 self._held += (((value,), 0),)
             raise
-        self._spare = spare if GIL else None
+        self._spare = spare if KEEPS_SPARE else None
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
@@ -529,7 +532,7 @@ class Map(Descriptor, Generic[T]):
 
 
 class Queue(Map[T]):
-    """A queue in the kernel (BPF_MAP_TYPE_QUEUE): first in, first out.
+    r"""A queue in the kernel (BPF_MAP_TYPE_QUEUE): first in, first out.
 
     >>> with Queue(4, 10, name="sample_queue") as q:
     ...     q.push(b"\x01\x00\x00\x00")
@@ -588,7 +591,7 @@ _CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
 }
 
 
-def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
+def open_map(spec: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
     """Opens a map as the Queue or Stack that the kernel says it is.
 
     Args:
@@ -596,6 +599,11 @@ def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "
         value, access: As in Queue.open().
 
     Raises what Queue.open(), from_id() and from_name() raise.
+
+    >>> with Stack("<I", 3) as s, open_map(f"id:{s.id}", "<I") as same:
+    ...     s.push(7)
+    ...     type(same).__name__, same.pop()
+    ('Stack', 7)
     """
     kind, _, rest = os.fsdecode(spec).partition(":")
     if kind == "id" and rest:
@@ -613,7 +621,7 @@ def open_map(spec: StrPath, value: "ValueSpec | None" = None, *, access: str = "
         raise
 
 
-def map_from_fd(fd: int, value: "ValueSpec | None" = None) -> "Queue[Any] | Stack[Any]":
+def map_from_fd(fd: int, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
     """Takes over a descriptor, as the Queue or Stack that the kernel says it is; see Queue.from_fd()."""
     syscall.check_fd(fd)
     info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
@@ -621,7 +629,12 @@ def map_from_fd(fd: int, value: "ValueSpec | None" = None) -> "Queue[Any] | Stac
 
 
 def maps() -> Iterator[MapInfo]:
-    """Every queue and stack on the system, by ascending id; needs CAP_SYS_ADMIN, else NotPermitted."""
+    """Every queue and stack on the system, by ascending id; needs CAP_SYS_ADMIN, else NotPermitted. Linux 4.13.
+
+    >>> with Queue(4, 8, name="listed") as q:
+    ...     [info.max_entries for info in maps() if info.id == q.id]
+    [8]
+    """
     for map_id in syscall.map_ids():
         try:
             fd = syscall.map_get_fd_by_id(map_id)
@@ -658,6 +671,18 @@ def _id_of(name: str, map_type: MapType | None = None) -> int:
     raise bpf_error(Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT, subject=f"queue or stack map is named {name!r}")
 
 
+def _codec_by_btf(info: MapInfo) -> Codec[Any]:
+    from rawbpf.typed import codec_of
+
+    return codec_of(info)
+
+
+def _described(codec: Codec[Any], token_fd: int | None) -> "AbstractContextManager[dict[str, int]]":
+    from rawbpf.typed import described
+
+    return described(codec, token_fd)
+
+
 def _open_flags(access: str) -> int:
     try:
         return _ACCESS[access]
@@ -670,14 +695,6 @@ def _count(name: str, number: SupportsIndex) -> int:
     if count < 0:
         raise ValueError(f"{name} must not be negative")
     return count
-
-
-def _fileno(token: int | HasFileno) -> int:
-    if isinstance(token, int):
-        return token
-    if not hasattr(token, "fileno"):
-        raise TypeError(f"a token is a descriptor or an object with fileno(), not {type(token).__name__}")
-    return token.fileno()
 
 
 def _after_fork_in_child() -> None:

@@ -15,7 +15,11 @@ _raised = False
 
 def set_memlock_rlimit(enabled: bool) -> None:
     """Whether rawbpf may raise RLIMIT_MEMLOCK: once, on Linux before 5.11, when a creation is EPERM. It may, unless
-    told otherwise here."""
+    told otherwise here.
+
+    >>> set_memlock_rlimit(False)  # EPERM stays EPERM, with a hint
+    >>> set_memlock_rlimit(True)
+    """
     global _enabled
     _enabled = enabled
 

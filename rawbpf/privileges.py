@@ -191,8 +191,21 @@ _OPEN_COMMANDS = frozenset(
         Cmd.BPF_OBJ_GET,
         Cmd.BPF_OBJ_GET_INFO_BY_FD,
         Cmd.BPF_PROG_TEST_RUN,
+        Cmd.BPF_LINK_UPDATE,
+        Cmd.BPF_LINK_DETACH,
+        Cmd.BPF_ITER_CREATE,
     }
 )
+
+# What these make was charged to RLIMIT_MEMLOCK before 5.11.
+_CHARGED = (Cmd.BPF_MAP_CREATE, Cmd.BPF_PROG_LOAD, Cmd.BPF_BTF_LOAD)
+
+# What these may ask for besides depends on the type of the program.
+_WANTED_BESIDES = {
+    Cmd.BPF_PROG_LOAD: (Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN),
+    Cmd.BPF_RAW_TRACEPOINT_OPEN: (Capability.CAP_PERFMON,),
+    Cmd.BPF_LINK_CREATE: (Capability.CAP_NET_ADMIN,),
+}
 
 
 def why_not_permitted(
@@ -294,12 +307,11 @@ def _why_process_refused(cmd: Cmd) -> Cause:
         return Cause("user-namespace", text, "use a BPF token, or a map made by a helper outside")
     if capable is False:
         return lacking(needed, certain=refuses is False)
-    if kernel_version() < (5, 11):
+    if kernel_version() < (5, 11) and cmd in _CHARGED:
         return Cause("memlock", "RLIMIT_MEMLOCK is too low for it", "ulimit -l, or run with CAP_SYS_RESOURCE", False)
-    if cmd == Cmd.BPF_PROG_LOAD:
-        for capability in (Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN):
-            if is_privileged(capability) is False:
-                return lacking(capability, certain=False)
+    for capability in _WANTED_BESIDES.get(cmd, ()):
+        if is_privileged(capability) is False:
+            return lacking(capability, certain=False)
     return _not_visible()
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rawbpf import memlock, syscall
-from rawbpf.abi import Cmd, ProgType
+from rawbpf.abi import AttachType, Cmd, ProgType
 from rawbpf.asm import Item, assemble
+from rawbpf.btf import Kind, vmlinux
 from rawbpf.descriptor import Descriptor
 from rawbpf.door import ffi, lib
 from rawbpf.errors import BpfError, bpf_error
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from rawbpf._native import CData
+    from rawbpf.link import Link, Target
 
 BPF_F_SLEEPABLE = 1 << 4
 
@@ -30,12 +32,23 @@ TEST_RUN_SIZE = 64
 _LOAD_TRIES = 10
 _LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 
+ATTACHED_BY_BTF = (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM)
+_RAW_TRACEPOINTS = (ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+
 # The kernel wants an Ethernet header of the packet that a socket filter is run over.
 ETH_HLEN = 14
 
 
 class VerifierError(BpfError):
-    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason."""
+    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason.
+
+    >>> from rawbpf.asm import exit_
+    >>> try:
+    ...     Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [exit_()])
+    ... except VerifierError as error:
+    ...     "R0 !read_ok" in error.log
+    True
+    """
 
     log = ""
 
@@ -59,6 +72,16 @@ class FuncInfo(NamedTuple):
     type_id: int
 
 
+class LineInfo(NamedTuple):
+    """Which line of C an instruction comes from, for the verifier's log and bpftool: file name and text are offsets of
+    BTF strings, `line_col` is line << 10 | column."""
+
+    instruction: int
+    file_name_off: int
+    line_off: int
+    line_col: int
+
+
 class Program(Descriptor):
     """A loaded BPF program. Holds one descriptor; close it or use `with`.
 
@@ -79,6 +102,11 @@ class Program(Descriptor):
         expected_attach_type: int = 0,
         btf_fd: int = 0,
         func_info: Sequence[FuncInfo] = (),
+        line_info: Sequence[LineInfo] = (),
+        attach_to: str = "",
+        attach_btf_id: int = 0,
+        attach_btf_obj_fd: int = 0,
+        attach_prog_fd: int = 0,
     ) -> None:
         """Loads the program (BPF_PROG_LOAD).
 
@@ -89,14 +117,21 @@ class Program(Descriptor):
             license: "GPL" gives access to all helpers; those of queue and stack maps need no particular one.
             flags: prog_flags, such as BPF_F_SLEEPABLE.
             expected_attach_type: For program types that want it.
-            btf_fd, func_info: BTF for callbacks; Linux 5.0.
+            btf_fd, func_info, line_info: BTF of the functions, needed for callbacks, and of their lines; Linux 5.0.
+            attach_to: The name of what attach() will attach to. Types TRACING and LSM must have it: a kernel function,
+                a tracepoint, an LSM hook, a kind of object to iterate over ("do_nanosleep", "sys_enter", "file_open",
+                "task"), looked up in the kernel's BTF; Linux 5.5. For a raw tracepoint it saves attach() the target.
+            attach_btf_id: Instead of attach_to, the id of its BTF type.
+            attach_btf_obj_fd: The BTF which that id is in, where it is not the kernel's but a module's; Linux 5.11.
+            attach_prog_fd: The program which it is in, where it is a program's; Linux 5.5.
 
         Raises:
+            LookupError: The kernel's BTF does not know `attach_to`; OSError if it was built without BTF.
             VerifierError: The kernel refused the program; the verifier's log is in the exception.
             NotPermitted: No CAP_BPF, or the type needs CAP_NET_ADMIN or CAP_PERFMON as well (EPERM).
         """
         code = instructions if isinstance(instructions, bytes) else assemble(instructions)
-        syscall.check_map_name(name)
+        syscall.check_name(name)
         keep = [ffi.new("char[]", code), ffi.new("char[]", license.encode())]
         fields = {
             "prog_type": prog_type,
@@ -106,19 +141,28 @@ class Program(Descriptor):
             "prog_flags": flags,
             "prog_name": name.encode(),
             "expected_attach_type": expected_attach_type,
+            "attach_btf_id": attach_btf_id,
         }
-        if func_info:
-            records = ffi.new("uint32_t[]", [number for info in func_info for number in info])
-            keep.append(records)
-            fields |= {
-                "prog_btf_fd": btf_fd,
-                "func_info_rec_size": 8,
-                "func_info": _address(records),
-                "func_info_cnt": len(func_info),
-            }
+        for what, records in (("func_info", func_info), ("line_info", line_info)):
+            if records:
+                numbers = ffi.new("uint32_t[]", [number for record in records for number in record])
+                keep.append(numbers)
+                fields |= {
+                    "prog_btf_fd": btf_fd,
+                    f"{what}_rec_size": 4 * len(records[0]),
+                    what: _address(numbers),
+                    f"{what}_cnt": len(records),
+                }
+        if attach_to and prog_type in ATTACHED_BY_BTF:
+            fields["attach_btf_id"] = _attach_btf_id(expected_attach_type, attach_to)
+        # One field of two names: a BTF's descriptor, or a program's.
+        if attach_btf_obj_fd or attach_prog_fd:
+            fields["attach_prog_fd"] = syscall.check_fd(attach_btf_obj_fd or attach_prog_fd)
         attr = syscall.bpf_attr(**fields)
         self.name = name
         self.prog_type = ProgType(prog_type)
+        self.expected_attach_type = AttachType(expected_attach_type)
+        self.attach_to = attach_to
         result = _load(attr)
         if result < 0:
             raise _explain(attr, result, name)
@@ -154,6 +198,46 @@ class Program(Descriptor):
             raise bpf_error(Cmd.BPF_PROG_TEST_RUN, -result, subject=repr(self))
         packet_out = bytes(out[: test.data_size_out]) if packet else b""
         return RunResult(test.retval, test.duration, packet_out, bytes(context or b""))
+
+    def attach(
+        self, target: "Target" = None, *, attach_type: int | None = None, flags: int = 0, cookie: int = 0
+    ) -> "Link":
+        """Attaches the program, which runs from now on: at its tracepoint, for its cgroup's sockets, and so on.
+
+        Args:
+            target: A raw tracepoint: its name, without the category; None if attach_to said it at load. A cgroup type:
+                the folder of a cgroup (cgroup2), as path or descriptor. A flow dissector, SK_LOOKUP: a network
+                namespace, as path (/proc/self/ns/net) or descriptor. XDP, SCHED_CLS: an interface, as name or index.
+                TRACING and LSM: None.
+            attach_type: Where the program was not loaded for one: SCHED_CLS has BPF_TCX_INGRESS and BPF_TCX_EGRESS.
+            flags: Of BPF_LINK_CREATE: AttachFlag bits, of XDP XDP_FLAGS_SKB_MODE (2) or XDP_FLAGS_DRV_MODE (4).
+            cookie: A number that the program reads with bpf_get_attach_cookie(): raw tracepoints, tp_btf (Linux 6.10),
+                functions (5.19).
+
+        Returns the link. The program is attached until the link's last descriptor is closed, and longer if it is
+        pinned: `with program.attach("sched_process_exec"): ...`
+
+        Raises:
+            AlreadyExists: Something is attached there already, and there is room for one (EBUSY, EEXIST).
+            NotFound: There is no such tracepoint (ENOENT), no such interface (ENODEV).
+            NotPermitted: EPERM.
+            BpfError: The kernel is too old for it, or does not take this program there (EINVAL); E2BIG, EBADF.
+            TypeError, ValueError: An argument that this type of program has not; a type that bpf(2) alone can't attach
+                (kprobes, tracepoints and perf events need perf_event_open(2)).
+
+        Linux 4.17 for raw tracepoints, 5.5 for TRACING, 5.7 for LSM and cgroups, 5.8 for flow dissectors and iterators,
+        5.9 for SK_LOOKUP and XDP, 6.6 for SCHED_CLS. Needs CAP_BPF, and CAP_PERFMON for what traces, CAP_NET_ADMIN
+        for cgroups, flow dissectors and interfaces.
+        """
+        from rawbpf.link import attach
+
+        return attach(self, target, attach_type, flags, cookie)
+
+    def attach_raw_tracepoint(self, name: str, *, cookie: int = 0) -> "Link":
+        """attach() for a program of type RAW_TRACEPOINT; TypeError for another."""
+        if self.prog_type not in _RAW_TRACEPOINTS:
+            raise TypeError(f"{self!r} is not attached to a raw tracepoint")
+        return self.attach(name, cookie=cookie)
 
     def pin(self, path: syscall.StrPath) -> None:
         """Gives the program a path in a bpffs (BPF_OBJ_PIN), where it lives until os.unlink(path)."""
@@ -197,6 +281,24 @@ def _explain(attr: "CData", result: int, name: str) -> BpfError:
     refused = VerifierError(-result, f"the verifier refused program {name!r}", Cmd.BPF_PROG_LOAD)
     refused.log = log.decode("utf-8", "replace").rstrip("\n")
     return refused
+
+
+# How the kernel's BTF names what a program can be attached to. Others are functions by their own names.
+_IN_BTF = {
+    AttachType.BPF_TRACE_RAW_TP: (Kind.TYPEDEF, "btf_trace_"),
+    AttachType.BPF_TRACE_ITER: (Kind.FUNC, "bpf_iter_"),
+    AttachType.BPF_LSM_MAC: (Kind.FUNC, "bpf_lsm_"),
+    AttachType.BPF_LSM_CGROUP: (Kind.FUNC, "bpf_lsm_"),
+}
+
+
+def _attach_btf_id(attach_type: int, name: str) -> int:
+    """The id of a function, tracepoint, hook or kind of object in the kernel's BTF."""
+    kind, prefix = _IN_BTF.get(AttachType(attach_type), (Kind.FUNC, ""))
+    try:
+        return vmlinux().find(kind, prefix + name).id
+    except KeyError:
+        raise LookupError(f"this kernel's BTF has no {prefix + name!r} to attach to") from None
 
 
 def _address(buffer: "CData") -> int:

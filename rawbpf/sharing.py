@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 from rawbpf.maps import Map, Queue, Stack, map_from_fd
-from rawbpf.values import ValueSpec
+from rawbpf.values import OpenSpec
 
 # Goes with the descriptor: a stream socket carries none without a byte.
 _MARK = b"m"
@@ -23,17 +23,35 @@ def send_map(sock: socket.socket, m: "Map[Any]") -> None:
     """Sends a map over a Unix socket (SCM_RIGHTS). The receiver gets a descriptor of its own; this one stays open.
 
     What the descriptor may do goes with it: one opened with access="r" is read-only there too.
+
+    >>> import socket
+    >>> here, there = socket.socketpair()
+    >>> with here, there, Queue("<I", 4) as q:
+    ...     send_map(here, q)
+    ...     with recv_map(there, "<I") as same:
+    ...         same.push(7)
+    ...     q.pop()
+    7
     """
     socket.send_fds(sock, [_MARK], [m.fileno()])
 
 
-def recv_map(sock: socket.socket, value: "ValueSpec | None" = None) -> "Queue[Any] | Stack[Any]":
+def recv_map(sock: socket.socket, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
     """Receives what send_map() sent, as the Queue or Stack that the kernel says it is.
 
     `value` is as in Queue.open(): the sender's codec does not travel.
 
     Raises EOFError if the other end is closed, ValueError if what came is no single descriptor or `value` has not the
     map's size, TypeError if it is no queue and no stack.
+
+    >>> import socket
+    >>> here, there = socket.socketpair()
+    >>> here.close()
+    >>> with there:
+    ...     recv_map(there)
+    Traceback (most recent call last):
+        ...
+    EOFError: the other end of the socket is closed
     """
     # Not socket.recv_fds(): it forgets its flags (up to Python 3.13 at least), and so close-on-exec.
     data, messages, _, _ = sock.recvmsg(len(_MARK), socket.CMSG_LEN(_INT.size), socket.MSG_CMSG_CLOEXEC)

@@ -19,16 +19,21 @@ from rawbpf import memlock
 from rawbpf.abi import (
     BPF_ANY,
     BPF_ATTR_MAX_SIZE,
+    BPF_COMMON_ATTRS,
     BPF_EXIST,
     BPF_OBJ_NAME_LEN,
+    AttachFlag,
+    AttachType,
     Cmd,
     ElemFlag,
     FileFlag,
+    LinkType,
     MapFlag,
     MapType,
 )
 from rawbpf.door import ffi, lib
-from rawbpf.errors import bpf_error
+from rawbpf.errors import BpfError, bpf_error
+from rawbpf.privileges import kernel_version
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -51,8 +56,17 @@ ATTR_SIZE = {
     Cmd.BPF_MAP_GET_FD_BY_ID: 12,
     Cmd.BPF_OBJ_GET_INFO_BY_FD: 16,
     Cmd.BPF_BTF_LOAD: 28,
+    Cmd.BPF_BTF_GET_FD_BY_ID: 4,
+    Cmd.BPF_LINK_UPDATE: 16,
+    Cmd.BPF_LINK_GET_FD_BY_ID: 4,
+    Cmd.BPF_LINK_GET_NEXT_ID: 12,
+    Cmd.BPF_ITER_CREATE: 8,
+    Cmd.BPF_LINK_DETACH: 4,
     Cmd.BPF_TOKEN_CREATE: 8,
 }
+
+# With a token BPF_BTF_LOAD reads more. Older kernels know neither.
+_BTF_LOAD_WITH_TOKEN = 40
 
 # Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
 # last field that is not zero. Queue and stack maps exist since 4.20, which reads 60 bytes; 16 are always sent.
@@ -80,7 +94,12 @@ _NAME = re.compile(r"[A-Za-z0-9_.]*")
 class MapInfo(NamedTuple):
     """struct bpf_map_info: what BPF_OBJ_GET_INFO_BY_FD says of a map. Sizes are in bytes.
 
-    Fields that the running kernel does not know are 0.
+    Fields that the running kernel does not know are 0. Linux 4.13.
+
+    >>> with Queue(4, 8, name="events") as q:
+    ...     info = q.info()
+    ...     info.type.name, info.name, info.value_size, info.max_entries
+    ('BPF_MAP_TYPE_QUEUE', 'events', 4, 8)
     """
 
     type: MapType
@@ -101,13 +120,69 @@ class MapInfo(NamedTuple):
     map_extra: int
 
 
+class BtfInfo(NamedTuple):
+    """struct bpf_btf_info: what BPF_OBJ_GET_INFO_BY_FD says of type information. `data` is the blob itself.
+
+    `kernel_btf` is whether it is the kernel's own (`name` "vmlinux") or a module's; before 5.11 that is not known.
+    """
+
+    data: bytes
+    id: int
+    name: str
+    kernel_btf: bool
+
+
+class LinkInfo(NamedTuple):
+    """struct bpf_link_info: what BPF_OBJ_GET_INFO_BY_FD says of a link. What its type does not have is None; fields
+    that the running kernel does not know are 0.
+
+    `prog_id` is the program's. Of raw tracepoints `tp_name` is the name; of iterators `target_name` what they go over.
+    `target_obj_id` and `target_btf_id` say which function a tracing program hangs on: the BTF object, and the type in
+    it. `cgroup_id` is the inode of the cgroup's folder, `netns_ino` that of the network namespace. `ifindex` is 0 once
+    the interface is gone.
+    """
+
+    type: LinkType
+    id: int
+    prog_id: int
+    attach_type: AttachType | None = None
+    tp_name: str | None = None
+    target_name: str | None = None
+    target_obj_id: int | None = None
+    target_btf_id: int | None = None
+    cookie: int | None = None
+    cgroup_id: int | None = None
+    netns_ino: int | None = None
+    ifindex: int | None = None
+    map_id: int | None = None
+
+
+# For each type of link the member of the struct's union, and which of its fields are told.
+_LINK_FIELDS = {
+    LinkType.BPF_LINK_TYPE_RAW_TRACEPOINT: ("raw_tracepoint", ("tp_name", "cookie")),
+    LinkType.BPF_LINK_TYPE_TRACING: ("tracing", ("attach_type", "target_obj_id", "target_btf_id", "cookie")),
+    LinkType.BPF_LINK_TYPE_CGROUP: ("cgroup", ("cgroup_id", "attach_type")),
+    LinkType.BPF_LINK_TYPE_ITER: ("iter", ("target_name",)),
+    LinkType.BPF_LINK_TYPE_NETNS: ("netns", ("netns_ino", "attach_type")),
+    LinkType.BPF_LINK_TYPE_XDP: ("xdp", ("ifindex",)),
+    LinkType.BPF_LINK_TYPE_STRUCT_OPS: ("struct_ops", ("map_id",)),
+    LinkType.BPF_LINK_TYPE_TCX: ("tcx", ("ifindex", "attach_type")),
+    LinkType.BPF_LINK_TYPE_NETKIT: ("netkit", ("ifindex", "attach_type")),
+    LinkType.BPF_LINK_TYPE_SOCKMAP: ("sockmap", ("map_id", "attach_type")),
+}
+
+
 # The bare call
 
 
 def bpf_attr(**fields: Any) -> "CData":
     """A zeroed union bpf_attr with some fields set: bpf_attr(map_fd=3, flags=2), bpf_attr(batch={"count": 1}).
 
-    Pointers are given as integers: see pointer().
+    Pointers are given as integers: see pointer(). A command's own struct goes by its name in the kernel's union.
+
+    >>> attr = bpf_attr(map_type=MapType.BPF_MAP_TYPE_STACK, value_size=8, max_entries=4)
+    >>> attr.map_type, attr.key_size
+    (23, 0)
     """
     return ffi.new("union bpf_attr *", fields)
 
@@ -117,6 +192,10 @@ def pointer(buffer: "Buffer") -> int:
 
     The caller keeps the buffer alive, unresized, and large enough: the kernel writes as many bytes as the map's
     value_size says, whatever the buffer's length.
+
+    >>> value = bytearray(4)
+    >>> bpf_attr(map_fd=3, value=pointer(value)).value == pointer(value)
+    True
     """
     return int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", buffer, require_writable=True)))
 
@@ -127,6 +206,10 @@ def bpf(cmd: int, attr: "CData | bytearray | memoryview | None" = None, size: in
     `attr` is what bpf_attr() makes, or any writable buffer of bytes, or None for NULL; the kernel may write to it.
     `size` defaults to all of it. Returns what the kernel does: a descriptor or 0. Raises BpfError with the kernel's
     errno, ValueError if `size` is beyond the end of `attr`.
+
+    >>> attr = bpf_attr(map_type=MapType.BPF_MAP_TYPE_QUEUE, value_size=8, max_entries=4)
+    >>> fd = bpf(Cmd.BPF_MAP_CREATE, attr, 16)  # 16 bytes reach max_entries
+    >>> Queue.from_fd(fd).close()
     """
     number = operator.index(cmd)
     if attr is None:
@@ -178,12 +261,16 @@ def map_create(
     map_flags: int = 0,
     numa_node: int | None = None,
     token_fd: int | None = None,
+    btf_fd: int = 0,
+    btf_key_type_id: int = 0,
+    btf_value_type_id: int = 0,
 ) -> int:
     """BPF_MAP_CREATE: makes a map, returns its descriptor (close-on-exec, never 0, 1 or 2).
 
     For queue and stack maps every rule is checked first: key_size 0, value_size from 1 byte to 4 MiB, max_entries
     not 0, names of at most 15 characters from [A-Za-z0-9_.], and the flags these maps know. The kernel allocates
-    max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD.
+    max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD. `btf_fd` is what
+    btf_load() returned; for these maps, which have no key, btf_key_type_id is that of an empty struct.
 
     Raises ValueError for a broken rule; NotPermitted without CAP_BPF (CAP_SYS_ADMIN before 5.8); BpfError with
     ENOMEM, EMFILE or ENFILE. Linux 4.20 for queue and stack maps.
@@ -206,9 +293,12 @@ def map_create(
         numa_node=_numa_node(numa_node),
         map_name=_map_name(map_name),
         map_token_fd=0 if token_fd is None else check_fd(token_fd),
+        btf_fd=check_fd(btf_fd),
+        btf_key_type_id=_u32("btf_key_type_id", btf_key_type_id),
+        btf_value_type_id=_u32("btf_value_type_id", btf_value_type_id),
     )
     if attr.map_type in QUEUE_AND_STACK:
-        _check_rules(attr)
+        check_rules(attr)
     kind = MapType(map_type).name.removeprefix("BPF_MAP_TYPE_").lower()
     return create(attr, f"{kind} {map_name!r}" if map_name else f"the {kind}")
 
@@ -221,6 +311,8 @@ def create(attr: "CData", subject: str) -> int:
     hint = ""
     if result == -errno.EPERM:
         result, hint = memlock.retry(lambda: open_descriptor(Cmd.BPF_MAP_CREATE, attr, size))
+    if result in (-errno.EINVAL, -errno.EBADF):
+        hint = _kernels_words(attr, size)
     if result < 0:
         raise bpf_error(
             Cmd.BPF_MAP_CREATE,
@@ -233,6 +325,18 @@ def create(attr: "CData", subject: str) -> int:
             value_size=attr.value_size,
         )
     return result
+
+
+def _kernels_words(attr: "CData", size: int) -> str:
+    """Asks the kernel again, for its own words on why it does not create the map: a hint, "" where it has none (before
+    Linux 7.2, and for some reasons)."""
+    if kernel_version() < (7, 2):
+        return ""
+    result = lib.bpf(Cmd.BPF_MAP_CREATE | BPF_COMMON_ATTRS, attr, size)
+    if result >= 0:
+        os.close(result)  # now it would have done it
+    words = ffi.string(lib.bpf_log()).decode(errors="replace").strip()
+    return f"the kernel says: {words}" if words else ""
 
 
 def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -> None:
@@ -317,7 +421,8 @@ def map_freeze(fd: int) -> None:
 
 
 def obj_pin(fd: int, path: StrPath) -> None:
-    """BPF_OBJ_PIN: gives the map a name in a bpffs, mode 0600, where it outlives its descriptors until unlinked.
+    """BPF_OBJ_PIN: gives a map, program or link a name in a bpffs, mode 0600, where it outlives its descriptors until
+    unlinked.
 
     Raises AlreadyExists (EEXIST), NotFound (ENOENT: no such directory), NotPermitted (EPERM: the path is not in a
     bpffs, or its last part has a '.' in it). Linux 4.4.
@@ -353,17 +458,22 @@ def obj_get_info_by_fd(fd: int) -> MapInfo:
     """
     # The kernel reads `hash` and `hash_size`: the struct must be zeroed, as ffi.new does.
     info = ffi.new("struct bpf_map_info *")
+    _fill_info(fd, info)
+    return map_info(info)
+
+
+def _fill_info(fd: int, info: "CData") -> None:
+    """Lets the kernel fill an info struct; what it reads of it must be set."""
     attr = bpf_attr(
         info={
             "bpf_fd": check_fd(fd),
-            "info_len": ffi.sizeof("struct bpf_map_info"),
+            "info_len": ffi.sizeof(info[0]),
             "info": int(ffi.cast("uintptr_t", info)),
         }
     )
     result = _call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr)
     if result < 0:
         raise bpf_error(Cmd.BPF_OBJ_GET_INFO_BY_FD, -result, subject=f"descriptor {fd}")
-    return map_info(info)
 
 
 def map_info(info: "CData") -> MapInfo:
@@ -385,12 +495,16 @@ def map_get_next_id(start_id: int) -> int | None:
 
     Raises NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.13.
     """
+    return _get_next_id(Cmd.BPF_MAP_GET_NEXT_ID, start_id, "the ids of maps")
+
+
+def _get_next_id(cmd: Cmd, start_id: int, subject: str) -> int | None:
     attr = bpf_attr(start_id=_u32("start_id", start_id))
-    result = _call(Cmd.BPF_MAP_GET_NEXT_ID, attr)
+    result = _call(cmd, attr)
     if result == -errno.ENOENT:
         return None
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_GET_NEXT_ID, -result, subject="the ids of maps")
+        raise bpf_error(cmd, -result, subject=subject)
     next_id: int = attr.next_id
     return next_id
 
@@ -415,16 +529,191 @@ def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
     return result
 
 
-def btf_load(blob: bytes) -> int:
+def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
 
-    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18.
+    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18; with a token 6.9.
     """
     data = ffi.new("char[]", blob)
     attr = bpf_attr(btf=int(ffi.cast("uintptr_t", data)), btf_size=len(blob))
-    result = open_descriptor(Cmd.BPF_BTF_LOAD, attr, ATTR_SIZE[Cmd.BPF_BTF_LOAD])
+    size = ATTR_SIZE[Cmd.BPF_BTF_LOAD]
+    if token_fd is not None:
+        attr.btf_flags, attr.btf_token_fd = MapFlag.BPF_F_TOKEN_FD, check_fd(token_fd)
+        size = _BTF_LOAD_WITH_TOKEN
+    result = open_descriptor(Cmd.BPF_BTF_LOAD, attr, size)
     if result < 0:
-        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="BTF")
+        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="the BTF", token_fd=token_fd)
+    return result
+
+
+def btf_get_fd_by_id(btf_id: int) -> int:
+    """BPF_BTF_GET_FD_BY_ID: opens the type information with this id, returns a descriptor.
+
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18.
+    """
+    attr = bpf_attr(btf_id=_u32("id", btf_id))
+    result = open_descriptor(Cmd.BPF_BTF_GET_FD_BY_ID, attr, ATTR_SIZE[Cmd.BPF_BTF_GET_FD_BY_ID])
+    if result < 0:
+        raise bpf_error(Cmd.BPF_BTF_GET_FD_BY_ID, -result, subject=f"id {btf_id}")
+    return result
+
+
+def btf_get_info_by_fd(fd: int) -> BtfInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as type information's: asked once for the size, and once for the blob. Linux 4.18.
+
+    The descriptor must be one of btf_load() or btf_get_fd_by_id(): the kernel answers others with other structs.
+    """
+    info, name = ffi.new("struct bpf_btf_info *"), ffi.new("char[64]")
+    _fill_info(fd, info)
+    data = bytearray(info.btf_size)
+    info.btf = pointer(data)
+    info.name, info.name_len = int(ffi.cast("uintptr_t", name)), ffi.sizeof(name)
+    try:
+        _fill_info(fd, info)
+    except BpfError as error:
+        # Before 5.11 the struct ends with `id`, and what lies beyond must be 0.
+        if error.errno != errno.E2BIG:
+            raise
+        info.name = info.name_len = 0
+        _fill_info(fd, info)
+    return BtfInfo(bytes(data), info.id, os.fsdecode(ffi.string(name)), bool(info.kernel_btf))
+
+
+def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
+    """BPF_RAW_TRACEPOINT_OPEN: attaches a program, returns the link's descriptor (before 5.7 one that is no link).
+
+    `name` is the tracepoint's without its category ("sched_process_exec"); None for a program of type TRACING or LSM,
+    which knows its place since it was loaded. The program reads `cookie` with bpf_get_attach_cookie() (Linux 6.10).
+
+    Raises NotFound (ENOENT: no such tracepoint; before 5.13 also for a TRACING program that was attached before),
+    AlreadyExists (EBUSY: this TRACING program is attached), NotPermitted,
+    BpfError (EINVAL: another type of program, or one that reads more arguments than the tracepoint has). Linux 4.17.
+    """
+    if name is not None and (not name or "\0" in name):
+        raise ValueError(f"{name!r} is no tracepoint's name")
+    text = None if name is None else ffi.new("char[]", name.encode())
+    attr = bpf_attr(
+        raw_tracepoint={
+            "name": 0 if text is None else int(ffi.cast("uintptr_t", text)),
+            "prog_fd": check_fd(prog_fd),
+            "cookie": cookie,
+        }
+    )
+    result = open_descriptor(Cmd.BPF_RAW_TRACEPOINT_OPEN, attr, 24 if cookie else 16)
+    if result < 0:
+        place = "the function that the program was loaded for" if name is None else f"raw tracepoint {name!r}"
+        raise bpf_error(Cmd.BPF_RAW_TRACEPOINT_OPEN, -result, subject=place)
+    return result
+
+
+def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0, *, where: str = "", **more: Any) -> int:
+    """BPF_LINK_CREATE: attaches a program, returns the link's descriptor.
+
+    `target` is a descriptor (of a cgroup's folder, of a network namespace) or the index of an interface, 0 if the
+    attach type has none. `more` is what the attach type has of its own, as in the union: tracing={"cookie": 7}.
+    `where` names the target in errors.
+
+    Raises AlreadyExists (EBUSY, EEXIST: something is attached there), NotFound (ENODEV: no such interface), Unsupported
+    (EOPNOTSUPP), NotPermitted, BpfError (EINVAL: the kernel does not serve this attach type or flag, or the program is
+    for another; EBADF: the target is none; E2BIG). Linux 5.7; each attach type has its own version.
+    """
+    kind = AttachType(attach_type)
+    attr = bpf_attr(
+        link_create={
+            "prog_fd": check_fd(prog_fd),
+            "target_fd": _u32("target", target),
+            "attach_type": kind,
+            "flags": _u32("flags", flags),
+            **more,
+        }
+    )
+    # The first four fields, and no more than reaches the last that is not zero: older kernels have a shorter union.
+    used = len(bytes(ffi.buffer(attr)).rstrip(b"\0"))
+    result = open_descriptor(Cmd.BPF_LINK_CREATE, attr, max(16, -used % 8 + used))
+    if result < 0:
+        subject = f"{kind.name} of {where or f'target {target}'}"
+        raise bpf_error(Cmd.BPF_LINK_CREATE, -result, subject=subject)
+    return result
+
+
+def link_update(link_fd: int, new_prog_fd: int, old_prog_fd: int | None = None) -> None:
+    """BPF_LINK_UPDATE: puts another program in the place of the attached one; no event is missed in between.
+
+    With `old_prog_fd` only if that is the one which is attached (BPF_F_REPLACE).
+
+    Raises NotPermitted (EPERM: another program is attached than `old_prog_fd`), BpfError (EINVAL: this type of link
+    can't do that, or not with this type of program; ENOLINK: what it was attached to is gone). Linux 5.7.
+    """
+    fields = {"link_fd": check_fd(link_fd), "new_prog_fd": check_fd(new_prog_fd)}
+    if old_prog_fd is not None:
+        fields |= {"flags": AttachFlag.BPF_F_REPLACE, "old_prog_fd": check_fd(old_prog_fd)}
+    result = _call(Cmd.BPF_LINK_UPDATE, bpf_attr(link_update=fields))
+    if result < 0:
+        # The kernel asks for no capability here: this is what it answers for the wrong old program.
+        hint = "another program than `old` is attached" if result == -errno.EPERM and old_prog_fd is not None else ""
+        raise bpf_error(Cmd.BPF_LINK_UPDATE, -result, subject=f"the link of descriptor {link_fd}", hint=hint)
+
+
+def link_detach(link_fd: int) -> None:
+    """BPF_LINK_DETACH: ends the attachment, whoever else has the link; the link itself stays, attached to nothing.
+
+    Raises Unsupported (EOPNOTSUPP: links of raw tracepoints and of TRACING programs detach when the last descriptor or
+    pin goes, and not before). Linux 5.9.
+    """
+    result = _call(Cmd.BPF_LINK_DETACH, bpf_attr(link_detach={"link_fd": check_fd(link_fd)}))
+    if result < 0:
+        raise bpf_error(Cmd.BPF_LINK_DETACH, -result, subject=f"the link of descriptor {link_fd}")
+
+
+def link_get_info_by_fd(fd: int) -> LinkInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as a link's. Raises BpfError (EINVAL) before Linux 5.8."""
+    info = ffi.new("struct bpf_link_info *")
+    _fill_info(fd, info)
+    member, names = _LINK_FIELDS.get(LinkType(info.type), ("", ()))
+    part = getattr(info, member) if member else None
+    fields = {name: getattr(part, name) for name in names}
+    for name in {"tp_name", "target_name"} & fields.keys():
+        fields[name] = _name_in_info(fd, member, name, getattr(part, f"{name}_len"))
+    if "attach_type" in fields:
+        fields["attach_type"] = AttachType(fields["attach_type"])
+    return LinkInfo(LinkType(info.type), info.id, info.prog_id, **fields)
+
+
+def _name_in_info(fd: int, member: str, name: str, length: int) -> str:
+    """Asks again, with a buffer for the name. Only now: in other types of links the same bytes count other things."""
+    buffer = ffi.new("char[]", length)
+    part = {name: int(ffi.cast("uintptr_t", buffer)), f"{name}_len": length}
+    _fill_info(fd, ffi.new("struct bpf_link_info *", {member: part}))
+    return os.fsdecode(ffi.string(buffer))
+
+
+def link_get_next_id(start_id: int) -> int | None:
+    """BPF_LINK_GET_NEXT_ID: the smallest link id above `start_id`, None behind the last.
+
+    Raises NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.8.
+    """
+    return _get_next_id(Cmd.BPF_LINK_GET_NEXT_ID, start_id, "the ids of links")
+
+
+def link_get_fd_by_id(link_id: int) -> int:
+    """BPF_LINK_GET_FD_BY_ID: opens the link with this id, returns a descriptor.
+
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.8.
+    """
+    result = _call(Cmd.BPF_LINK_GET_FD_BY_ID, bpf_attr(link_id=_u32("id", link_id)))
+    if result < 0:
+        raise bpf_error(Cmd.BPF_LINK_GET_FD_BY_ID, -result, subject=f"id {link_id}")
+    return result
+
+
+def iter_create(link_fd: int) -> int:
+    """BPF_ITER_CREATE: returns a file whose reading runs the iterator program of this link.
+
+    Raises BpfError (EINVAL) for links of other types. Linux 5.8.
+    """
+    result = _call(Cmd.BPF_ITER_CREATE, bpf_attr(iter_create={"link_fd": check_fd(link_fd)}))
+    if result < 0:
+        raise bpf_error(Cmd.BPF_ITER_CREATE, -result, subject=f"the link of descriptor {link_fd}")
     return result
 
 
@@ -471,20 +760,20 @@ def check_fd(fd: int) -> int:
     return fd
 
 
-def check_map_name(name: str) -> None:
-    """A map's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
+def check_name(name: str) -> None:
+    """A map's or program's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"map name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
+        raise ValueError(f"the name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
     if len(name) >= BPF_OBJ_NAME_LEN:
-        raise ValueError(f"map name {name!r} has {len(name)} characters: the kernel takes 15 (EINVAL)")
+        raise ValueError(f"the name {name!r} has {len(name)} characters: the kernel takes 15 (EINVAL)")
 
 
 def _map_name(name: str) -> bytes:
-    check_map_name(name)
+    check_name(name)
     return name.encode()
 
 
-def _check_rules(attr: "CData") -> None:
+def check_rules(attr: "CData") -> None:
     """The rules of queue_stack_map_alloc_check(), and two that the kernel forgets to check."""
     if attr.key_size != 0:
         raise ValueError(f"key_size must be 0, not {attr.key_size}: queue and stack maps have no key (EINVAL)")

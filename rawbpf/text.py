@@ -5,11 +5,14 @@ can be printed (zero bytes at the end aside) and hexadecimal where not. So a for
 happens to be in it: a counter does not become a letter at 65.
 """
 
+import json
 import struct
 import sys
+from itertools import zip_longest
 from typing import Any, Protocol
 
-from rawbpf.values import StructFormat, codec_for
+from rawbpf.btfvalues import EnumValue, StructValue
+from rawbpf.values import Codec, StructFormat, codec_for
 
 
 class Form(Protocol):
@@ -130,6 +133,33 @@ class Struct:
         return value if isinstance(value, tuple) else (value,)
 
 
+class ByType:
+    """A C type's value as JSON on one line: structs as objects, arrays as lists, enums by name. Bytes are text where it
+    can be printed (zero bytes at the end aside), else "0x" and hexadecimal digits.
+
+    On the way in text is filled up with zero bytes, and what an object leaves out is zero.
+    """
+
+    def __init__(self, codec: Codec[Any]) -> None:
+        self._codec = codec
+
+    def encode(self, text: str) -> bytes:
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no JSON: {error}") from None
+        try:
+            return self._codec.encode(_shaped(given, self._codec.decode(bytes(self._codec.size))))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    def text(self, data: bytes) -> str:
+        return json.dumps(self.json(data))
+
+    def json(self, data: bytes) -> Any:
+        return _named(self._codec.decode(data))
+
+
 def form_for(size: int, *, form: str | None = None, as_hex: bool = False, as_text: bool = False) -> Form:
     """The form of a map's values of `size` bytes: `form` is a struct format. ValueError if its size is another."""
     if form is not None:
@@ -169,6 +199,28 @@ def _field(kind: type, text: str) -> Any:
     if kind is bool:
         return text.lower() in ("1", "true", "yes")
     return float(text) if kind is float else integer(text)
+
+
+def _named(value: Any) -> Any:
+    """A decoded value as json.dumps takes it."""
+    if isinstance(value, EnumValue):
+        return value.name
+    if isinstance(value, StructValue):
+        return {name: _named(each) for name, each in value._asdict().items()}
+    return [_named(each) for each in value] if isinstance(value, tuple) else _plain(value)
+
+
+def _shaped(given: Any, like: Any) -> Any:
+    """What JSON says, with bytes where the type has bytes: JSON has only text."""
+    if isinstance(like, bytes) and isinstance(given, str):
+        data = bytes.fromhex(given[2:]) if given.startswith("0x") else given.encode("utf-8", "surrogateescape")
+        return data.ljust(len(like), b"\0")
+    if isinstance(like, StructValue) and isinstance(given, dict):
+        members = like._asdict()
+        return {name: _shaped(each, members.get(name)) for name, each in given.items()}
+    if isinstance(like, tuple) and isinstance(given, list):
+        return [_shaped(each, element) for each, element in zip_longest(given, like[: len(given)])]
+    return given
 
 
 def _plain(value: Any) -> Any:

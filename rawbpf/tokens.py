@@ -24,6 +24,15 @@ class Token(Descriptor):
 
     with Token.open("/sys/fs/bpf") as token:
         q = Queue(8, 128, token=token)
+
+    In the initial user namespace there are none:
+
+    >>> from rawbpf import bpffs
+    >>> with bpffs.mounted() as folder:
+    ...     Token.open(folder)
+    Traceback (most recent call last):
+        ...
+    rawbpf.errors.Unsupported: ...
     """
 
     def __init__(self, fd: int) -> None:

@@ -6,6 +6,7 @@ As in strace the attr is shown as it was before the call, and `=>` shows what th
 not the function's name: `import rawbpf.trace` would hide the function.)
 """
 
+import itertools
 import os
 import sys
 import textwrap
@@ -15,8 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf import door, usermemory
-from rawbpf.abi import BPF_ATTR_MAX_SIZE, Cmd, MapFlag
-from rawbpf.diagram import draw, draw_map_info
+from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachFlag, AttachType, Cmd, MapFlag
+from rawbpf.diagram import draw, draw_link_info, draw_map_info
 from rawbpf.door import ffi
 from rawbpf.errors import bpf_error, errno_name
 from rawbpf.fields import Field, number_in, spell, struct_of, value_in
@@ -63,6 +64,11 @@ def trace(file: TextIO | None = None, attrs: bool = False, meaning: bool = False
         file: Where to; None is sys.stderr. A file that is traced to already gets no line twice.
         attrs: Also a drawing of the attr: offset, size, field, value and bytes.
         meaning: After an error also what it means for this map.
+
+    >>> import sys
+    >>> with Queue(4, 8) as q, trace(sys.stdout):
+    ...     q.pop(default=None)  # doctest: +ELLIPSIS
+    bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, {map_fd=..., key=NULL, value=0x..., flags=BPF_ANY}, 32) = -1 ENOENT ...
     """
     tracer = start(file, attrs, meaning)
     try:
@@ -114,17 +120,17 @@ class _Call:
     """A call as it is before it is made: what the kernel will overwrite is read now."""
 
     def __init__(self, cmd: int, attr: "CData", size: int) -> None:
-        self.cmd = Cmd(cmd)
+        self.cmd, self.common = _split(cmd)
         self.address = int(ffi.cast("uintptr_t", attr))
         self.size = size
-        self.struct = struct_of(cmd)
         self.before = self._read()
+        self.struct = struct_of(self.cmd, self.before)
         self.reached = self._reached()
         self.words = self._spelled()
 
     def text(self, result: int, attrs: bool, meaning: bool) -> str:
         """The line, and what else is wanted, now that the kernel has answered."""
-        line = f"bpf({_command(self.cmd)}, {self._attr()}, {self.size})"
+        line = f"bpf({_command(self.cmd)}{self.common}, {self._attr()}, {self.size})"
         lines = [f"{line.ljust(_RESULT_COLUMN - 1)} = {_result(result)}"]
         if meaning and result < 0:
             lines += textwrap.wrap(self._meaning(result), initial_indent="    ", subsequent_indent="    ")
@@ -163,7 +169,7 @@ class _Call:
         if self.struct is None or self.before is None:
             return hex(self.address) if self.address else "NULL"
         after = self._read() or self.before
-        words = ", ".join(f"{field.name}={word}{_written(field, self.before, after)}" for field, word in self.words)
+        words = _nested([(field.name, word + _written(field, self.before, after)) for field, word in self.words])
         if self.struct.member:
             words = f"{self.struct.member}={{{words}}}"
         end = self.reached[-1].end
@@ -175,8 +181,10 @@ class _Call:
         yield draw(self.cmd, self.before, self.size, self._read())
         if self.cmd == Cmd.BPF_OBJ_GET_INFO_BY_FD and result == 0:
             fd, length, address = (number_in(self._read() or self.before, field) for field in self.struct.fields)
-            if "map_type" in proc_fields(f"/proc/self/fdinfo/{fd}"):
-                yield draw_map_info(usermemory.read(address, length))
+            described = proc_fields(f"/proc/self/fdinfo/{fd}")
+            for kind, drawing in (("map_type", draw_map_info), ("link_type", draw_link_info)):
+                if kind in described:
+                    yield drawing(usermemory.read(address, length))
 
     def _meaning(self, result: int) -> str:
         """What the error means in the terms of the map, the pin or the id."""
@@ -193,8 +201,15 @@ class _Call:
             return {"path": path, "subject": repr(path)}
         if self.cmd == Cmd.BPF_MAP_CREATE:
             return {"subject": "the map", **values}
-        if "map_id" in values:
-            return {"subject": f"id {values['map_id']}"}
+        if self.cmd == Cmd.BPF_RAW_TRACEPOINT_OPEN:
+            return {"subject": f"raw tracepoint {os.fsdecode(_string_at(values['name']))!r}"}
+        if self.cmd == Cmd.BPF_LINK_CREATE:
+            return {"subject": AttachType(values["attach_type"]).name}
+        if "link_fd" in values:
+            return {"subject": f"the link of descriptor {values['link_fd']}"}
+        for name in ("map_id", "link_id"):
+            if name in values:
+                return {"subject": f"id {values[name]}"}
         if "map_fd" not in values:
             return {"subject": f"descriptor {values['bpf_fd']}"} if "bpf_fd" in values else {}
         info = _info_of(values["map_fd"])
@@ -203,13 +218,39 @@ class _Call:
         return {"subject": describe(info), "fd": values["map_fd"], "max_entries": info.max_entries}
 
 
+def _split(cmd: int) -> tuple[Cmd, str]:
+    """The command without BPF_COMMON_ATTRS, and the flag in words."""
+    bare = Cmd(cmd & ~BPF_COMMON_ATTRS)
+    if cmd == bare or bare.name not in Cmd.__members__:
+        return Cmd(cmd), ""
+    return bare, "|BPF_COMMON_ATTRS"
+
+
 def _command(cmd: Cmd) -> str:
     return cmd.name if cmd.name in Cmd.__members__ else f"{cmd & 0xFFFFFFFF:#x} /* BPF_??? */"
 
 
+def _nested(words: list[tuple[str, str]]) -> str:
+    """The fields with their values; those of a struct within together: `tracing={target_btf_id=0, cookie=0x7}`."""
+    parts = []
+    for member, group in itertools.groupby(words, lambda word: word[0].rpartition(".")[0]):
+        text = ", ".join(f"{name.rpartition('.')[2]}={word}" for name, word in group)
+        parts.append(f"{member}={{{text}}}" if member else text)
+    return ", ".join(parts)
+
+
+# Fields that are read only if a flag says so.
+_BY_FLAG = {
+    "numa_node": ("map_flags", MapFlag.BPF_F_NUMA_NODE),
+    "old_prog_fd": ("flags", AttachFlag.BPF_F_REPLACE),
+}
+
+
 def _is_meant(field: Field, attr: bytes, fields: list[Field]) -> bool:
-    """numa_node is read only if a flag says so."""
-    return field.name != "numa_node" or bool(value_in(attr, fields, "map_flags") & MapFlag.BPF_F_NUMA_NODE)
+    if field.name not in _BY_FLAG:
+        return True
+    flags, bit = _BY_FLAG[field.name]
+    return bool(value_in(attr, fields, flags) & bit)
 
 
 # What strace shows as written by the kernel.

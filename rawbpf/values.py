@@ -24,6 +24,17 @@ class Codec(Protocol[T]):
 
     `size` is the length of the encoded value in bytes, the map's value_size. encode() returns exactly that many bytes,
     and decode() makes the value of them again.
+
+    >>> class Address:  # an IPv4 address as text
+    ...     size = 4
+    ...     def encode(self, value):
+    ...         return bytes(map(int, value.split(".")))
+    ...     def decode(self, data):
+    ...         return ".".join(map(str, data))
+    >>> with Queue(Address(), 8) as q:
+    ...     q.push("127.0.0.1")
+    ...     q.pop()
+    '127.0.0.1'
     """
 
     @property
@@ -34,11 +45,40 @@ class Codec(Protocol[T]):
     def decode(self, data: bytes) -> T: ...
 
 
+class ByBtf:
+    """The type of rawbpf.BTF: "by the types that the map itself carries", in place of a value specification.
+
+    >>> with Queue("<IH", 8, btf=True) as q, Queue.from_id(q.id, BTF) as same:
+    ...     q.push((7, 80))
+    ...     same.pop()
+    struct(f0=7, f1=80)
+    """
+
+    def __repr__(self) -> str:
+        return "rawbpf.BTF"
+
+    def __reduce__(self) -> str:
+        return "BTF"
+
+
+# As the value of a map that is opened: what the map itself says its values are.
+BTF = ByBtf()
+
 # A number of bytes, a struct format, a ctypes type, a codec.
 ValueSpec: TypeAlias = "int | str | struct.Struct | type[ctypes._CData] | Codec[Any]"
 
+# For a map that is there it may also be BTF, or None for bytes of the map's value_size.
+OpenSpec: TypeAlias = "ValueSpec | ByBtf | None"
 
-class RawBytes:
+
+class OwnCodec:
+    """rawbpf's own codecs, whose encode() makes `size` bytes or raises: they need no CheckedCodec around them.
+
+    A codec that knows a way with many values that is faster than one by one has encode_all() and decode_all().
+    """
+
+
+class RawBytes(OwnCodec):
     """Bytes as they are: any contiguous buffer of the right length in, bytes out."""
 
     def __init__(self, size: int) -> None:
@@ -78,7 +118,7 @@ def _bytes_of(value: "Buffer", size: int) -> bytes:
     return data
 
 
-class StructFormat:
+class StructFormat(OwnCodec):
     """A struct format: one field gives scalars, several give tuples.
 
     Native formats ("IH") align as C does but, as the struct module says, add no padding at the end: close with
@@ -87,6 +127,7 @@ class StructFormat:
 
     def __init__(self, compiled: struct.Struct) -> None:
         self._struct = compiled
+        self.format = compiled.format
         self.size = compiled.size
         fields = len(compiled.unpack(bytes(compiled.size)))
         if fields == 0:
@@ -99,7 +140,7 @@ class StructFormat:
         try:
             return self._struct.pack(value) if self._scalar else self._struct.pack(*value)
         except struct.error as error:
-            raise ValueError(f"{value!r} does not fit the struct format {self._struct.format!r}: {error}") from None
+            raise ValueError(f"{value!r} does not fit the struct format {self.format!r}: {error}") from None
 
     def decode(self, data: bytes) -> Any:
         values = self._struct.unpack(data)
@@ -128,10 +169,10 @@ class StructFormat:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # struct.Struct itself can't be pickled.
-        return codec_for, (self._struct.format,)
+        return codec_for, (self.format,)
 
     def __repr__(self) -> str:
-        return f"struct {self._struct.format!r}"
+        return f"struct {self.format!r}"
 
 
 class _Scalars:
@@ -154,43 +195,43 @@ class _Scalars:
             values += some
 
 
-class CtypesType:
+class CtypesType(OwnCodec):
     """A ctypes type: structures and arrays as instances of it, simple types (c_uint32) as Python values."""
 
     def __init__(self, ctype: "type[ctypes._CData]") -> None:
         import ctypes
 
-        self._ctype: Any = ctype
+        self.ctype: Any = ctype
         self.size = ctypes.sizeof(ctype)
         self._simple = issubclass(ctype, ctypes._SimpleCData)
 
     def encode(self, value: Any) -> bytes:
-        if self._simple and not isinstance(value, self._ctype):
+        if self._simple and not isinstance(value, self.ctype):
             value = self._wrap(value)
-        if not isinstance(value, self._ctype):
-            raise TypeError(f"the value is a {type(value).__name__}, not a {self._ctype.__name__}")
+        if not isinstance(value, self.ctype):
+            raise TypeError(f"the value is a {type(value).__name__}, not a {self.ctype.__name__}")
         # Not bytes(value): a structure's class may have a __bytes__() of its own.
         return _bytes_of(value, self.size)
 
     def _wrap(self, value: Any) -> Any:
         # ctypes cuts an integer to its size without a word.
-        wrapped = self._ctype(value)
+        wrapped = self.ctype(value)
         if isinstance(value, int) and wrapped.value != value:
-            raise ValueError(f"{value!r} does not fit {self._ctype.__name__}")
+            raise ValueError(f"{value!r} does not fit {self.ctype.__name__}")
         return wrapped
 
     def decode(self, data: bytes) -> Any:
-        instance = self._ctype.from_buffer_copy(data)
+        instance = self.ctype.from_buffer_copy(data)
         return instance.value if self._simple else instance
 
     def decode_all(self, data: "Buffer", values: list[Any]) -> None:
-        values += (self._ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data)
+        values += (self.ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data)
 
     def __repr__(self) -> str:
-        return f"ctypes {self._ctype.__name__}"
+        return f"ctypes {self.ctype.__name__}"
 
 
-class CheckedCodec:
+class CheckedCodec(OwnCodec):
     """A codec of the user's own, whose encode() can't reach the kernel with a buffer of another size."""
 
     def __init__(self, codec: Codec[Any]) -> None:
@@ -205,13 +246,15 @@ class CheckedCodec:
         return repr(self._codec)
 
 
-def codec_for(spec: ValueSpec) -> Codec[Any]:
+def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
     """The codec that a value specification stands for.
 
     Raises TypeError for what is none of them, ValueError for a size or struct format that no value can have.
     """
-    # Not isinstance(): what a subclass encodes is checked, as any codec of the user's own.
-    if type(spec) in (RawBytes, StructFormat, CtypesType, CheckedCodec):
+    if isinstance(spec, ByBtf):
+        raise TypeError("rawbpf.BTF is for maps that are there: a new one has no BTF yet (see btf=True)")
+    # Not isinstance(): what a subclass of one encodes is checked, as any codec of the user's own.
+    if OwnCodec in type(spec).__bases__:
         return cast("Codec[Any]", spec)
     if isinstance(spec, int) and not isinstance(spec, bool):
         return RawBytes(spec)

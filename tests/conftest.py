@@ -13,6 +13,9 @@ kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that s
 """
 
 import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -30,6 +33,12 @@ EFFECTIVE = int(proc_fields("/proc/self/status").get("CapEff", "0"), 16)
 IS_ROOT = os.getuid() == 0 and in_initial_user_namespace() is not False and EFFECTIVE >> 6 & 7 == 7
 
 REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
+# Where compiled objects are given (the guests of tests.kernels), compilers and the like need not be.
+GIVEN_OBJECTS = os.environ.get("RAWBPF_TEST_OBJECTS")
+TOOLS_REQUIRED = REQUIRED and GIVEN_OBJECTS is None
+
+# How many times slower than a real one a processor may be: an emulated one needs more time for the same.
+SLOWNESS = float(os.environ.get("RAWBPF_SLOWNESS", "1"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -179,3 +188,46 @@ def memory_cgroup() -> Iterator[Path]:
         folder.rmdir()
         return
     pytest.skip("no memory cgroup can be made here")
+
+
+OBJECTS = Path(__file__).parent / "objects"
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compiles a C file of tests/objects, or another, once a run: compiled("pinned") is the path of pinned.bpf.o.
+
+    RAWBPF_TEST_OBJECTS names a folder of compiled ones for where there is no compiler.
+    """
+    folder = Path(GIVEN_OBJECTS) if GIVEN_OBJECTS else tmp_path_factory.mktemp("objects")
+
+    def compile_one(name: "str | Path") -> Path:
+        source = name if isinstance(name, Path) else OBJECTS / f"{name}.bpf.c"
+        target = folder / f"{source.stem}.o"
+        if not target.exists():
+            if shutil.which("clang") is None and not TOOLS_REQUIRED:
+                pytest.skip("clang is not installed")
+            compile_for_bpf(source, target)
+        return target
+
+    return compile_one
+
+
+def compile_for_bpf(source: Path, target: Path) -> None:
+    """The README's command. Debian keeps asm/types.h in a folder of the machine's."""
+    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    command = [
+        "clang",
+        "-O2",
+        "-g",
+        "-Wall",
+        "-Werror",
+        "-target",
+        "bpf",
+        include,
+        "-c",
+        str(source),
+        "-o",
+        str(target),
+    ]
+    subprocess.run(command, check=True)

@@ -25,6 +25,8 @@ def test_each_benchmark_prints_its_tables() -> None:
     printed = run()
     for head in (
         "8-byte values, one per call",
+        "8-byte values, by door",
+        "import rawbpf",
         "8-byte values, elements a call",
         "times faster than the C loop",
         "pop_into, elements a call",

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from rawbpf import btf
-from rawbpf.btf import Btf, BtfError, Kind
+from rawbpf.btf import Btf, BtfError, Builder, Kind, Member
 
 needs_btf = pytest.mark.skipif(not os.path.exists(btf.VMLINUX), reason="by design: this kernel has no BTF")
 
@@ -66,6 +66,75 @@ def test_references_that_lead_nowhere():
         Btf(blob(INT)).type(7)
     with pytest.raises(BtfError, match="no string"):
         Btf(blob(struct.pack("=IIII", 999, 1 << 24, 4, 32))).type(1)
+
+
+def test_what_the_builder_makes():
+    """Each kind that Builder makes is read back as it was given."""
+    builder = Builder()
+    number = builder.integer("int", 4, signed=True)
+    flag = builder.integer("_Bool", 1, boolean=True)
+    color = builder.enum("color", {"RED": 0, "BLUE": 7})
+    below = builder.enum("below", {"MINUS": -3})
+    far = builder.enum("far", {"FAR": 1 << 40}, 8)
+    real = builder.float("double", 8)
+    text = builder.array(builder.integer("char", 1, signed=True), 16)
+    named = builder.typedef("text_t", builder.const(text))
+    bits = builder.struct("bits", 4, [Member("a", number, 0, 3), Member("b", color, 3, 5), Member("c", flag, 8, 1)])
+    either = builder.union("either", 16, [("text", named, 0), ("real", real, 0)])
+    function = builder.function("run", number, [("context", builder.pointer()), ("size", number)])
+    types = Btf(builder.encode())
+
+    assert [types.type(each).kind.name for each in (number, color, far, real, text, named, bits, either)] == [
+        *("INT", "ENUM", "ENUM64", "FLOAT", "ARRAY", "TYPEDEF", "STRUCT", "UNION")
+    ]
+    assert types.integer(types.type(number)) == (32, 0, True, False, False)
+    assert types.integer(types.type(flag)) == (8, 0, False, False, True)
+    assert types.enumerators(types.type(color)) == {"RED": 0, "BLUE": 7}
+    assert types.enumerators(types.type(below)) == {"MINUS": -3}
+    assert types.enumerators(types.type(far)) == {"FAR": 1 << 40}
+    assert types.array(types.type(text))[1] == 16
+    assert (types.resolve(named).id, types.size_of(named), types.size_of(either)) == (text, 16, 16)
+    members = types.members(types.type(bits))
+    assert members == [("a", number, 0, 3), ("b", color, 3, 5), ("c", flag, 8, 1)]
+    prototype = types.type(types.type(function).size)
+    assert [name for name, _ in types.parameters(prototype)] == ["context", "size"]
+
+
+def test_a_wrong_kind_is_named():
+    """Asking a type for what its kind does not have is a BtfError which names both."""
+    types = Btf(blob(INT + PAIR))
+    number, pair = types.type(1), types.type(2)
+    for call, found, text in (
+        (types.members, number, "INT, not STRUCT or UNION"),
+        (types.enumerators, number, "INT, not ENUM"),
+        (types.array, pair, "STRUCT, not ARRAY"),
+        (types.integer, pair, "STRUCT, not INT"),
+        (types.variables, pair, "STRUCT, not DATASEC"),
+        (types.parameters, pair, "STRUCT, not FUNC_PROTO"),
+        (types.linkage, pair, "STRUCT, not VAR"),
+        (types.component, pair, "STRUCT, not DECL_TAG"),
+    ):
+        with pytest.raises(BtfError, match=text):
+            call(found)
+    with pytest.raises(BtfError, match="VOID, not INT"):
+        types.size_of(0)
+
+
+def test_variables_and_tags():
+    """A section's variables, their linkage, and what a tag is about."""
+    names = b"\0int\0.data\0counter\0user\0"
+    section = struct.pack("=III", 5, Kind.DATASEC << 24 | 1, 4) + struct.pack("=III", 3, 0, 4)
+    variable = struct.pack("=IIII", 11, Kind.VAR << 24, 1, 1)
+    whole = struct.pack("=IIIi", 19, Kind.DECL_TAG << 24, 3, -1)
+    second = struct.pack("=IIIi", 19, Kind.DECL_TAG << 24, 3, 1)
+    types = Btf(blob(struct.pack("=IIII", 1, 1 << 24, 4, 32) + section + variable + whole + second, names))
+    (entry,) = types.variables(types.find(Kind.DATASEC, ".data"))
+    assert entry == (3, 0, 4)
+    assert (types.type(entry.type_id).name, types.linkage(types.type(3))) == ("counter", 1)
+    assert [(types.type(each).name, types.component(types.type(each))) for each in (4, 5)] == [
+        ("user", -1),
+        ("user", 1),
+    ]
 
 
 @needs_btf

@@ -1,5 +1,6 @@
 """The command line, run as a user runs it: the installed command in a process of its own, on the real kernel."""
 
+import ctypes
 import json
 import os
 import pty
@@ -18,12 +19,14 @@ import pytest
 
 import rawbpf
 from rawbpf import Queue, Stack, open_map
+from rawbpf.door import DOOR
 from rawbpf.text import form_for
 from tests.conftest import IS_ROOT
 
 SCRIPT = Path(sys.executable).parent / "rawbpf"
 COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "rawbpf"]
 
+real_kernel = pytest.mark.real_kernel(reason="the simulated one has no BTF")
 needs_kernel = [pytest.mark.creates, pytest.mark.admin]
 needs_setpriv = pytest.mark.skipif(
     not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
@@ -85,7 +88,7 @@ def test_help_as_an_ordinary_user(tmp_path):
     prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *NO_CAPABILITY[1:])
     if subprocess.run([*prefix, *COMMAND, "--version"], capture_output=True).returncode == 126:
         pytest.skip("the ordinary user may not read this installation")
-    assert run("--version", prefix=prefix) == f"rawbpf {rawbpf.__version__}\n"
+    assert run("--version", prefix=prefix) == f"rawbpf {rawbpf.__version__}, Linux {os.uname().release}, door {DOOR}\n"
     assert "exit codes" in run("--help", prefix=prefix)
 
 
@@ -266,6 +269,49 @@ class TestElements:
         assert json.loads(run("snapshot", path, "--format", "<IH", "--json")) == [[7, 80], [8, 443]]
         assert run("pop", path, "--format", "<IH") == "7,80\n"
         assert json.loads(run("size", path, "--json")) == {"size": 1, "max_entries": 5}
+
+    @real_kernel
+    def test_values_by_the_type_that_the_map_carries(self, pinned, kind):
+        """--btf: JSON with C's names in and out; what is left out is zero; enums by name."""
+
+        class Event(ctypes.Structure):
+            _fields_ = [("pid", ctypes.c_int), ("comm", ctypes.c_char * 8), ("raw", ctypes.c_ubyte * 3)]
+
+        path = pinned(kind, Event, 4, btf=True)
+        run("push", path, "--btf", '{"pid": -7, "comm": "bash", "raw": "0x01ff00"}')
+        shown = {"pid": -7, "comm": "bash", "raw": "0x01ff00"}
+        assert json.loads(run("peek", path, "--btf")) == shown
+        assert json.loads(run("peek", path, "--btf", "--json")) == {"value": shown}
+        assert json.loads(run("snapshot", path, "--btf", "--json")) == [shown]
+        assert json.loads(run("pop", path, "--btf")) == shown
+        run("push", path, "--btf", "-", stdin=b'{"pid": 1}\n[2, "two", "abc"]\n')
+        assert {json.loads(line)["pid"] for line in run("drain", path, "--btf").splitlines()} == {1, 2}
+        assert "btf_id" in json.loads(run("show", path, "--json"))
+
+    @real_kernel
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            ('{"f0": -1}', "value.f0: -1 does not fit"),
+            ('{"pid": 1}', "there is no member 'pid'"),
+            ('{"f0"', "is no JSON"),
+            ("[1, 2, 3]", "there are 3 values, and it takes 2"),
+            ("7", "7 is neither a tuple nor a list"),
+        ],
+    )
+    def test_json_that_is_no_value(self, pinned, text, error):
+        """What the type does not take is exit code 2, and says which member."""
+        path = pinned(Queue, "IH", 4, btf=True)
+        assert error in run("push", path, "--btf", text, code=2)
+
+    @real_kernel
+    def test_a_map_created_with_its_type(self, bpf_folder):
+        """create --btf describes the value; a map without a type is exit code 2 for --btf."""
+        run("create", "queue", f"{bpf_folder}/typed", "--format", "=IH", "--entries", "4", "--btf")
+        run("push", f"{bpf_folder}/typed", "--format", "=IH", "7,80")
+        assert json.loads(run("pop", f"{bpf_folder}/typed", "--btf")) == {"f0": 7, "f1": 80}
+        run("create", "queue", f"{bpf_folder}/plain", "--format", "=IH", "--entries", "4")
+        assert "'plain' carries no BTF" in run("pop", f"{bpf_folder}/plain", "--btf", code=2)
 
     def test_raw_bytes(self, pinned):
         """--raw moves the bytes of stdin and stdout, whatever they are."""

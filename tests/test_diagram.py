@@ -6,6 +6,7 @@ import pytest
 
 import rawbpf
 from rawbpf import Cmd, MapFlag, bpf_attr, layout
+from rawbpf.abi import AttachType
 from rawbpf.door import ffi
 from rawbpf.fields import struct_of
 
@@ -103,7 +104,7 @@ def test_every_command(cmd):
     data = bytes(range(1, 201))
     text = rawbpf.explain(cmd, data)
     assert all(len(line) <= 80 for line in text.splitlines())
-    struct = struct_of(cmd)
+    struct = struct_of(cmd, data)
     assert struct is not None
     assert {f.name for f in struct.fields} <= {label for _, _, label in rows(text)}
     covered = {byte for offset, size, _ in rows(text) for byte in range(offset, offset + size)}
@@ -118,6 +119,25 @@ def test_the_fields_are_the_layouts(cmd):
     places = {(f.path, f.offset, f.size) for f in layout.load()[cmd.name]}
     prefix = f"{struct.member}." if struct.member else ""
     assert {(prefix + f.name, f.offset, f.size) for f in struct.fields} <= places
+
+
+@pytest.mark.parametrize(
+    ("attach_type", "fields"),
+    [
+        (AttachType.BPF_TRACE_FENTRY, ["tracing.target_btf_id", "tracing.cookie"]),
+        (AttachType.BPF_TRACE_FENTRY_MULTI, ["tracing_multi.ids", "tracing_multi.cookies", "tracing_multi.cnt"]),
+        (AttachType.BPF_TRACE_ITER, ["iter_info", "iter_info_len"]),
+        (AttachType.BPF_TCX_INGRESS, ["tcx.relative_fd", "tcx.expected_revision"]),
+        (AttachType.BPF_CGROUP_INET_INGRESS, ["cgroup.relative_fd", "cgroup.expected_revision"]),
+        (AttachType.BPF_XDP, []),
+    ],
+)
+def test_the_union_of_link_create(attach_type, fields):
+    """With an attr its attach type says which members of the union are drawn, without one all are."""
+    attr = bpf_attr(link_create={"attach_type": attach_type})
+    drawn = [label for _, _, label in rows(rawbpf.explain("link_create", attr)) if label[0] != "("]
+    assert drawn == ["prog_fd", "target_fd", "attach_type", "flags", *fields]
+    assert set(fields) < {label for _, _, label in rows(rawbpf.explain("link_create"))}
 
 
 def test_the_drawing_matches_what_cffi_says():

@@ -35,9 +35,10 @@ CAP_BPF_ALONE = ("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf")
 
 # Installs a filter that answers EPERM to bpf(2), to all its commands or to one.
 SECCOMP = """
-import ctypes, os, platform, struct
+import ctypes, os, struct
+from rawbpf.abidoor import syscall_number
 def forbid_bpf(command=None):
-    number = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}[platform.machine()]
+    number = syscall_number(os.uname().machine, struct.calcsize("P"))
     load, equal, give = 0x20, 0x15, 0x06                        # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     code = [(load, 0, 0, 0), (equal, 0, 1 if command is None else 3, number)]
     if command is not None:
@@ -46,7 +47,7 @@ def forbid_bpf(command=None):
     code += [(give, 0, 0, 0x00050001), (give, 0, 0, 0x7FFF0000)]  # SECCOMP_RET_ERRNO|EPERM, SECCOMP_RET_ALLOW
     text = b"".join(struct.pack("=HBBI", *each) for each in code)
     buffer = ctypes.create_string_buffer(text)
-    program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(buffer))
+    program = struct.pack("HP", len(code), ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(38, 1, 0, 0, 0) == 0                      # PR_SET_NO_NEW_PRIVS
     assert libc.prctl(22, 2, program, 0, 0) == 0                # PR_SET_SECCOMP, SECCOMP_MODE_FILTER

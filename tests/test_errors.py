@@ -58,7 +58,9 @@ def test_an_errno_no_table_knows():
     assert errors.errno_name(9999) == "9999"
 
 
-@pytest.mark.parametrize("key", sorted(errors._BY_COMMAND), ids=lambda key: f"{key[0].name}-{errno.errorcode[key[1]]}")
+@pytest.mark.parametrize(
+    "key", sorted(errors._BY_COMMAND), ids=lambda key: f"{key[0].name}-{errors.errno_name(key[1])}"
+)
 def test_every_text_can_be_filled(key):
     """The texts ask for no detail that their command does not give."""
     details = {"subject": "S", "path": "P", "max_entries": 1, "value_size": 2}

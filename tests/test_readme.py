@@ -1,9 +1,12 @@
 """The README: its sessions run as printed, its table of errors is true, its commands are the ones CI runs."""
 
+import ast
 import doctest
 import errno
 import os
 import re
+import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +16,14 @@ import pytest
 import rawbpf
 from rawbpf import errors
 from rawbpf.abi import Cmd
+from tests.conftest import TOOLS_REQUIRED
 
 README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not here")
 
 
-@pytest.mark.creates
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs and BTF are the kernel's alone")
 def test_sessions():
     """Every pycon block gives what the README prints."""
     blocks = re.findall(r"```pycon\n(.*?)```", README.read_text(), re.DOTALL)
@@ -30,6 +34,32 @@ def test_sessions():
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(test, out=report.append)
     assert runner.failures == 0, "".join(report)
+
+
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs run in the kernel alone")
+def test_from_a_program_to_python(tmp_path):
+    """The C program, compiled by the README's command, and the README's Python print an exec as it happens."""
+    text = README.read_text()
+    [program] = re.findall(r"```c\n(.*?)```", text, re.DOTALL)
+    [compile_it] = re.findall(r"^    (clang .*)$", text, re.MULTILINE)
+    [script] = re.findall(r"```python\n(from rawbpf import ObjectFile.*?)```", text, re.DOTALL)
+    assert len(program.splitlines()) + len(script.splitlines()) <= 30
+    (tmp_path / "events.bpf.c").write_text(program)
+    if shutil.which("clang") or TOOLS_REQUIRED:
+        subprocess.run(compile_it, shell=True, check=True, cwd=tmp_path)
+    else:
+        pytest.skip("clang is not installed")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        pids = []
+        while not pids or process.poll() is None:
+            # Until the program is attached, execs go unseen.
+            pids.append(os.posix_spawn("/bin/true", ["true"], os.environ))
+            os.waitpid(pids[-1], 0)
+            if select.select([process.stdout], [], [], 0.1)[0]:
+                break
+        assert any(line.split() in ([str(pid), "true"] for pid in pids) for line in process.stdout)
+        process.kill()
 
 
 def test_the_table_of_errors():
@@ -52,6 +82,7 @@ def test_the_table_of_errors():
 
 @pytest.mark.creates
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="programs")
 def test_the_shell_session(bpf_folder, monkeypatch):
     """Every command prints what the README says, but for the id; the pins are elsewhere."""
     scripts = Path(sys.executable).parent
@@ -71,3 +102,22 @@ def test_every_command_is_in_the_readme():
     listed = subprocess.run([sys.executable, "-m", "rawbpf", "--help"], capture_output=True, text=True).stdout
     for name in re.findall(r"^    (\w+) ", listed, re.MULTILINE):
         assert re.search(rf"`(rawbpf )?{name}\b|rawbpf {name}\b", README.read_text()), name
+
+
+def test_every_claim_has_its_test():
+    """What others have not: the test that holds each line is there, by its name."""
+    [chapter] = re.findall(r"## What others have not\n(.*?)\n## ", README.read_text(), re.DOTALL)
+    named = re.findall(r"`(test_\w+\.py)((?:::\w+)*)` \|$", chapter, re.MULTILINE)
+    assert len(named) == len(re.findall(r"^\| (?!rawbpf|---)", chapter, re.MULTILINE)) > 10
+    for file, names in named:
+        tree: list[ast.stmt] = ast.parse((README.parent / "tests" / file).read_text()).body
+        for name in names.split("::")[1:]:
+            [found] = [n for n in tree if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name]
+            tree = found.body
+
+
+def test_every_file_is_explained():
+    """How it is built: the table names each file of the package."""
+    [chapter] = re.findall(r"## How it is built\n(.*?)\nThe layout is", README.read_text(), re.DOTALL)
+    files = {path.name for path in (README.parent / "rawbpf").glob("*.[pch]*") if not path.name.startswith("_")}
+    assert files - {"py.typed", "version.py"} <= set(re.findall(r"`(\w+\.\w+)`", chapter))

@@ -148,11 +148,11 @@ if __name__ == "__main__":
         print(child.exitcode, m.pop())
 """
     # spawn and forkserver import the main module again: it has to be a file.
-    root = str(Path(__file__).parent.parent)
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     main = tmp_path / "main_script.py"
     main.write_text(script)
     result = subprocess.run(
-        [sys.executable, "-W", "error", main], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
+        [sys.executable, "-W", "error", main], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
     )
     assert result.returncode == 0, result.stderr
     taken = [(1, 1), (2, 2)] if kind is Queue else [(2, 2), (1, 1)]

@@ -55,8 +55,8 @@ def attempt(name, call):
     except (rawbpf.BpfError, OSError) as error:
         report[name] = [type(error).__name__, error.errno, str(error)]
 
-def use(token=None, kind=Queue):
-    with kind("=I", 4, token=token) as m:
+def use(token=None, kind=Queue, btf=False):
+    with kind("=I", 4, token=token, btf=btf) as m:
         m.push(7)
         return m.pop()
 
@@ -73,6 +73,7 @@ else:
         attempt("queue", lambda: use(token))
         attempt("stack", lambda: use(token, Stack))
         attempt("fileno", lambda: use(token.fileno()))
+        attempt("typed", lambda: use(token, btf=True))
         attempt("ids", lambda: list(rawbpf.maps()))
         # CAP_BPF (39) out of the effective set: the token alone is not enough.
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)
@@ -134,6 +135,9 @@ def test_a_queue_with_a_token():
     assert report["cmds"] == ["BPF_MAP_CREATE"]
     assert report["maps"] == ["BPF_MAP_TYPE_QUEUE", "BPF_MAP_TYPE_STACK"]
     assert (report["progs"], report["attachs"]) == (0, 0)
+    kind, number, text = report["typed"]
+    assert (kind, number) == ("NotPermitted", errno.EPERM)
+    assert "the token does not delegate BPF_BTF_LOAD, and is ignored" in text
     kind, number, text = report["without"]
     assert (kind, number) == ("NotPermitted", errno.EPERM)
     assert "outside user namespaces: use a BPF token" in text
@@ -162,9 +166,9 @@ def test_a_token_without_the_command():
 
 
 def test_a_token_for_anything():
-    """`any` delegates all that there is."""
+    """`any` delegates all that there is, BTF for btf=True included."""
     report = flow(delegate_cmds="any", delegate_maps="any", delegate_progs="any", delegate_attachs="any")
-    assert report["queue"] == 7
+    assert report["queue"] == report["typed"] == 7
     assert "BPF_PROG_LOAD" in report["cmds"]
     assert "BPF_MAP_TYPE_HASH" in report["maps"]
 

@@ -14,7 +14,8 @@ import threading
 import pytest
 
 import rawbpf
-from rawbpf import Cmd, Full, bpf, bpf_attr, door, layout, tracer
+from rawbpf import Cmd, Full, NotFound, bpf, bpf_attr, door, layout, syscall, tracer
+from rawbpf.abi import AttachType
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -103,6 +104,19 @@ LIBRARY_CALLS = """
                 os.close(made)
         name = bytearray(b"no_such_tracepoint\\0")
         attempt(bpf, Cmd.BPF_RAW_TRACEPOINT_OPEN, bpf_attr(raw_tracepoint={"name": pointer(name), "prog_fd": 99}), 16)
+        for attach_type in (1, 17, 24, 28, 37):
+            more = {"prog_fd": 99, "target_fd": 98, "attach_type": attach_type, "flags": attach_type % 3}
+            attempt(bpf, Cmd.BPF_LINK_CREATE, bpf_attr(link_create=more), 16)
+        more = {"prog_fd": 99, "attach_type": 28, "iter_info": 4096, "iter_info_len": 8}
+        attempt(bpf, Cmd.BPF_LINK_CREATE, bpf_attr(link_create=more), 32)
+        more = {"prog_fd": 99, "attach_type": 41, "perf_event": {"bpf_cookie": 7}}
+        attempt(bpf, Cmd.BPF_LINK_CREATE, bpf_attr(link_create=more), 24)
+        attempt(syscall.link_update, 99, 98)
+        attempt(syscall.link_update, 99, 98, 97)
+        attempt(syscall.link_get_fd_by_id, 2**31)
+        attempt(syscall.link_get_next_id, 2**31 - 2)
+        attempt(syscall.raw_tracepoint_open, None, 99)
+        attempt(syscall.raw_tracepoint_open, "nothing", 99)
         for cmd in (24, 25, 26, 27):
             attempt(bpf, cmd, bpf_attr(batch={"count": 3, "map_fd": 99, "elem_flags": 4}), 56)
         attempt(bpf, 99, bpf_attr(map_fd=1), 8)
@@ -204,6 +218,39 @@ def test_drawings_on_request(kind):
     assert re.search(r"^ +4 +4 \(padding\) +00000000$", text, re.MULTILINE)
     assert "struct bpf_map_info" in text
     assert '"drawn"' in text
+
+
+def test_links_that_strace_does_not_know(lines):
+    """The cookie stands in its own struct; BPF_LINK_DETACH and BPF_ITER_CREATE have their descriptor."""
+    with pytest.raises(OSError, match="BPF_LINK_CREATE"):
+        syscall.link_create(4095, 0, AttachType.BPF_TRACE_FENTRY, tracing={"cookie": 0x77})
+    for call_ in (syscall.link_detach, syscall.iter_create):
+        with pytest.raises(OSError, match="descriptor 4095"):
+            call_(4095)
+    create, detach, iterate = (line.partition(" = ")[0].rstrip() for line in lines())
+    tracing = "tracing={target_btf_id=0, cookie=0x77}"
+    assert create == (
+        f"bpf(BPF_LINK_CREATE, {{link_create={{prog_fd=4095, target_fd=0, attach_type=BPF_TRACE_FENTRY, flags=0,"
+        f" {tracing}}}}}, 32)"
+    )
+    assert detach == "bpf(BPF_LINK_DETACH, {link_detach={link_fd=4095}}, 4)"
+    assert iterate == "bpf(BPF_ITER_CREATE, {iter_create={link_fd=4095, flags=0}}, 8)"
+
+
+@pytest.mark.parametrize(
+    ("call_", "meaning"),
+    [
+        (lambda: syscall.raw_tracepoint_open("nothing", 1), "raw tracepoint 'nothing': there is none"),
+        (lambda: syscall.link_create(1, 1, AttachType.BPF_XDP), "BPF_XDP: there is no such place"),
+        (lambda: syscall.link_get_fd_by_id(12), "no link has id 12"),
+    ],
+)
+def test_the_meaning_for_links(answered, call_, meaning):
+    """With meaning=True the error's text names the tracepoint, the attach type, the id."""
+    file = io.StringIO()
+    with rawbpf.trace(file=file, meaning=True), pytest.raises(NotFound):
+        call_()
+    assert meaning in " ".join(file.getvalue().split())
 
 
 def test_calls_that_have_no_attr(lines):

@@ -4,6 +4,7 @@ assert_type() says which type a caller gets. Nothing here is run.
 """
 
 import ctypes
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ from typing import Any
 from typing_extensions import assert_type
 
 import rawbpf
-from rawbpf import BPF_EXIST, Codec, MapFlag, MapInfo, Queue, Stack, open_map
+from rawbpf import BPF_EXIST, BTF, Codec, MapFlag, MapInfo, Queue, Stack, open_map
+from rawbpf.abi import AttachType
+from rawbpf.btf import Btf
+from rawbpf.btfvalues import BtfCodec
+from rawbpf.link import Link
+from rawbpf.program import Program
+from rawbpf.syscall import LinkInfo
 
 
 class Text:
@@ -56,6 +63,25 @@ def opened() -> None:
     either = open_map(Path("/sys/fs/bpf/q"), "<I")
     assert_type(either, Queue[Any] | Stack[Any])
     assert_type([info.max_entries for info in rawbpf.maps()], list[int])
+
+
+def by_btf(btf: Btf) -> None:
+    for m in (Queue.open("/sys/fs/bpf/q", BTF), Queue.from_id(3, BTF), open_map("name:q", BTF)):
+        m.push({"pid": 7})
+    made = Queue(BtfCodec(btf, 7), 4, btf=True)
+    assert_type(made.pop(), Any)
+    Stack("<IH", 4, btf=True).close()
+
+
+def attached(program: Program) -> None:
+    with program.attach("sys_enter", cookie=7) as link, program.attach_raw_tracepoint("sys_exit"):
+        assert_type(link, Link)
+        assert_type(link.info(), LinkInfo)
+        assert_type(link.info().tp_name, str | None)
+        assert_type(link.iterate(), io.FileIO)
+    for target in (Path("/sys/fs/cgroup"), b"/sys/fs/cgroup", 3, link):
+        program.attach(target, attach_type=AttachType.BPF_CGROUP_INET_EGRESS).update(program, old=program)
+    assert_type(Link.open(Path("/sys/fs/bpf/link")), Link)
 
 
 def failing(q: Queue[bytes]) -> int:

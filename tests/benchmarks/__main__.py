@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import breakeven, bulk, measure, plot, processes, single, soak, threads
+from tests.benchmarks import breakeven, bulk, doors, measure, plot, processes, single, soak, start, threads
 
 BENCHMARKS = {
     "single": single.run,
+    "doors": doors.run,
     "bulk": bulk.run,
+    "start": start.run,
     "breakeven": breakeven.run,
     "threads": threads.run,
     "processes": processes.run,

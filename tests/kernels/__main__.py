@@ -3,10 +3,10 @@
 Each kernel is one of Debian's cloud kernels, fetched once with apt (fetch.py), booted in QEMU without KVM (boot.py)
 with a file system that holds the rawbpf wheel and the tests (initramfs.py), where pytest runs as root and as an
 ordinary user. Prints a table, what failed and the reasons of all skips (report.py). To be called in the project's
-folder; needs qemu-system-x86, busybox, and a pip that finds the test dependencies.
+folder; needs qemu-system-x86, busybox, clang, and a pip that finds the test dependencies.
 
-Exit code: 0 if every test of every run passed or skipped as it should, else 1: also if a kernel could not be had, did
-not boot or did not end in time.
+Exit code: 0 if every test of every run passed or skipped as it should, 3 if some kernel could not be had and the others
+went well; else 1: also if a kernel did not boot or did not end in time.
 """
 
 import argparse
@@ -24,17 +24,24 @@ from tests.kernels import boot, fetch, initramfs, report
 
 RUNS = ("root", "user")
 CONSOLE_LINES = 30
+NOT_HAD = 3
 HEADER = ("kernel", "image", "as", "passed", "failed", "skipped by design", "skipped otherwise", "seconds")
 
 
 class Result(NamedTuple):
-    """What became of one kernel: its image's name, the runs that finished, and if not all did the reason why."""
+    """What became of one kernel: its image's name, the runs that finished, if not all did the reason why, and whether
+    there was an image at all."""
 
     kernel: str
     image: str
     runs: list[report.Run]
     seconds: float
     problem: str
+    had: bool = True
+
+    @property
+    def failed(self) -> bool:
+        return self.had and bool(self.problem or any(run.failed for run in self.runs))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_table(results)
     for result in results:
         _print_details(result)
-    return 0 if all(not result.problem and not any(run.failed for run in result.runs) for result in results) else 1
+    if any(result.failed for result in results):
+        return 1
+    return 0 if all(result.had for result in results) else NOT_HAD
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -62,7 +71,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="a version: 5.10, 6.1, 6.12, 7.2")
     parser.add_argument("--jobs", type=int, default=2, help="guests at a time, of 2 GiB each (default: 2)")
-    parser.add_argument("--timeout", type=float, default=480, help="seconds until a guest is killed (default: 480)")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds until a guest is killed (default: 900)")
     parser.add_argument("--refresh", action="store_true", help="fetch the archive's newest, whatever is cached")
     parser.add_argument("--wheel", type=Path, help="the rawbpf wheel to test (default: built from this folder)")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k memlock'")
@@ -76,7 +85,7 @@ def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) 
     try:
         vmlinuz = fetch.kernel(kernel, options.cache, options.refresh)
     except fetch.Unavailable as error:
-        return Result(kernel, "", [], 0, f"could not be had: {error}")
+        return Result(kernel, "", [], 0, f"could not be had: {error}", had=False)
     console = consoles / f"console-{kernel}"
     print(f"{kernel} boots {vmlinuz.name}; its console: {console}", file=sys.stderr)
     try:
@@ -89,6 +98,7 @@ def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) 
         if name not in [run.name for run in runs]:
             problem += f"did not finish the run as {name}; the end of its console:\n"
             problem += _last_words(guest.console, name)
+    problem += "".join(f"ran no test as {run.name}\n" for run in runs if not run.passed)
     return Result(kernel, vmlinuz.name.removeprefix("vmlinuz-"), runs, guest.seconds, problem)
 
 
@@ -106,7 +116,8 @@ def _print_table(results: list[Result]) -> None:
             counts = (run.passed, *map(len, (run.failed, run.by_design, run.otherwise)))
             rows.append((result.kernel, result.image, run.name, *counts, round(result.seconds)))
         if result.problem:
-            rows.append((result.kernel, result.image, "-", 0, "NOT RUN TO THE END", 0, 0, round(result.seconds)))
+            what = "NOT RUN TO THE END" if result.had else "NOT HAD"
+            rows.append((result.kernel, result.image, "-", 0, what, 0, 0, round(result.seconds)))
     for row in rows:
         print("|", " | ".join(map(str, row)), "|")
 

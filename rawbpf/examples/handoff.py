@@ -1,0 +1,37 @@
+"""Two programs in the kernel hand work to each other: one pushes jobs, the other peeks at the next and pops it.
+
+    clang -O2 -g -target bpf -c handoff.bpf.c -o handoff.bpf.o
+    python -m rawbpf.examples.handoff handoff.bpf.o
+
+Python only turns the handle, and looks at what is left. Needs CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN).
+"""
+
+import sys
+
+from rawbpf import Queue, Stack
+from rawbpf.objectfile import ObjectFile
+from rawbpf.program import ETH_HLEN
+
+WEIGHTS = (40, 60, 300, 50)
+
+
+def main(arguments: list[str]) -> int:
+    """Makes jobs of several weights, lets the worker go on until it stops, and makes it stronger."""
+    with ObjectFile.load(arguments[0]) as file:
+        jobs, done = file.maps["jobs"], file.maps["done"]
+        producer, worker = file.programs["producer"], file.programs["worker"]
+        assert isinstance(jobs, Queue)
+        assert isinstance(done, Stack)
+        for weight in WEIGHTS:
+            producer.run(bytes(ETH_HLEN + weight))
+        for strength in (100, 500):
+            file.variables["strength"] = strength
+            while number := worker.run(bytes(ETH_HLEN + 1)).retval:
+                print(f"strength {strength}: the worker did job {number}")
+            print(f"strength {strength}: {jobs.peek(default='nothing')} is next")
+        print("done, the latest first:", *done.pop_many(done.max_entries))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
