@@ -44,7 +44,7 @@ HOOK = 'extern "Python" int bpf_hook(int cmd, void *attr, uint32_t size);'
 HOOK_IN_C = "static int bpf_hook(int cmd, void *attr, uint32_t size);"
 
 # The only function that ABI mode asks of libc.
-SYSCALL = "long syscall(long number, int cmd, void *attr, uint32_t size);"
+SYSCALL = "long syscall(long number, int cmd, void *attr, uint32_t size, void *common, uint32_t size_common);"
 
 NOT_COMPILED = """
 ******************************************************************************

@@ -6,11 +6,12 @@ from rawbpf import _native
 from rawbpf._native import CData
 
 class LibC(Protocol):
-    def syscall(self, number: int, cmd: int, attr: CData, size: int) -> int: ...
+    def syscall(self, number: int, cmd: int, attr: CData, size: int, common: CData, size_common: int) -> int: ...
 
 class FFI(_native.FFI, Protocol):
     errno: int
 
+    def integer_const(self, name: str) -> int: ...
     def dlopen(self, name: None) -> LibC: ...
 
 ffi: FFI

@@ -9,28 +9,34 @@ of them (see many.py for where). So an answer is noted, in a list that the calle
 """
 
 import errno
+import fcntl
 import os
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rawbpf._abi import ffi
-from rawbpf.abi import Cmd
+from rawbpf.abi import BPF_COMMON_ATTRS, Cmd
 
 if TYPE_CHECKING:
     from rawbpf._native import CData
 
 __all__ = [
+    "BPF_LOG_SIZE",
     "bpf",
     "bpf_answer",
     "bpf_hooked",
+    "bpf_log",
+    "bpf_open",
     "bpf_syscall",
     "def_extern",
     "ffi",
     "map_lookup_and_delete_elem",
     "map_lookup_elem",
+    "map_retire",
     "map_update_elem",
     "syscall_number",
 ]
@@ -62,10 +68,14 @@ _NR_BPF = syscall_number(os.uname().machine, ffi.sizeof("void *"))
 # bpf.h declares it with the arguments of bpf(2): on no Linux does it matter that libc's takes any.
 _syscall = ffi.dlopen(None).syscall
 _errno: "partial[int]" = partial(getattr, ffi, "errno")
-_called: Callable[["partial[int]"], int] = partial.__call__
+_called: Callable[["partial[Any]"], Any] = partial.__call__
+
+BPF_LOG_SIZE: int = ffi.integer_const("BPF_LOG_SIZE")
 
 _BUSY_TRIES = 10
 _ATTR_SIZE = 32
+_U32 = 0xFFFFFFFF
+_STDERR = 2
 
 # Plain ints, for the calls that are made most.
 _LOOKUP, _UPDATE = int(Cmd.BPF_MAP_LOOKUP_ELEM), int(Cmd.BPF_MAP_UPDATE_ELEM)
@@ -76,9 +86,16 @@ _hook: Callable[[int, "CData", int], int]
 
 
 class _Thread(threading.local):
-    """The answers to the call that a hook of this thread is busy with; the first one counts."""
+    """Each thread's own: the answers to the call that its hook is busy with, of which the first one counts; and what
+    the kernel says in words, with struct bpf_common_attr, which says where."""
 
     answers: list[int] | None = None
+
+    def __init__(self) -> None:
+        self.words = ffi.new("char[]", BPF_LOG_SIZE)
+        self.common = ffi.new("uint32_t[]", 6)
+        ffi.cast("uint64_t *", self.common)[0] = int(ffi.cast("uintptr_t", self.words))
+        self.common[2], self.common[3] = BPF_LOG_SIZE, 1
 
 
 _thread = _Thread()
@@ -95,13 +112,33 @@ def def_extern(**_: object) -> Callable[[Any], Any]:
     return take
 
 
-def _enter_kernel(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
+def _entering(cmd: int, attr: "CData", size: int) -> Iterator[int]:
+    """The system call and then its errno, made when they are unpacked: no handler can run in between."""
     if _NR_BPF is None:
         where = f"{os.uname().machine}, with pointers of {ffi.sizeof('void *')} bytes"
         help_ = "install it where there is a C compiler, which knows"
         raise OSError(errno.ENOSYS, f"rawbpf does not know the number of bpf(2) on {where}: {help_}")
-    # The unpacking makes both calls: no handler comes between them, and none before `answers` is changed.
-    result, error = map(_called, (partial(_syscall, _NR_BPF, cmd, attr, size), _errno))
+    # The kernel looks at the last two only if the command has BPF_COMMON_ATTRS.
+    common, length = (_thread.common, 24) if cmd & BPF_COMMON_ATTRS else (ffi.NULL, 0)
+    return map(_called, (partial(_syscall, _NR_BPF, cmd, attr, size, common, length), _errno))
+
+
+def _enter_kernel(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
+    # From the unpacking to the change of `answers` there is no call, so no handler runs.
+    result, error = _entering(cmd, attr, size)
+    if result < 0:
+        result = -error
+    answers += (result,)
+    return result
+
+
+def _enter_with_map(cmd: int, m: "CData", attr: "CData", answers: list[int]) -> int:
+    """As _enter_kernel(), counted. A handler that closes the map waits for calls to end: none may run meanwhile."""
+    entering = _entering(cmd, attr, _ATTR_SIZE)
+    m.calls += 1
+    attr.map_fd = m.fd & _U32
+    result, error = entering
+    m.calls -= 1
     if result < 0:
         result = -error
     answers += (result,)
@@ -118,7 +155,8 @@ def _ask_hook(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
     except BaseException:
         # Whatever bpf(2) answers above 0 is a descriptor, but for one command.
         if mine and mine[0] > 0 and cmd != Cmd.BPF_PROG_STREAM_READ_BY_FD:
-            os.close(mine[0])
+            made, mine[0] = mine[0], -errno.EINTR
+            os.close(made)
         raise
     finally:
         _thread.answers = outer
@@ -130,7 +168,31 @@ def _bpf(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
 
 
 def bpf(cmd: int, attr: "CData", size: int) -> int:
+    if cmd & BPF_COMMON_ATTRS:
+        _thread.words[0] = b"\0"
     return _bpf(cmd, attr, size, [])
+
+
+def bpf_log() -> "CData":
+    return _thread.words
+
+
+def bpf_open(cmd: int, attr: "CData", size: int, made: "CData") -> int:
+    answers: list[int] = []
+    try:
+        result = _bpf(cmd, attr, size, answers)
+    finally:
+        if answers:
+            made[0] = answers[-1]
+    if 0 <= result <= _STDERR:
+        moving: partial[Any] = partial(fcntl.fcntl, result, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+        try:
+            result, _ = map(_called, (moving, partial(os.close, result)))
+        except OSError as error:
+            os.close(result)
+            result = -(error.errno or errno.EMFILE)
+        made[0] = result
+    return result
 
 
 def bpf_syscall(cmd: int, attr: "CData", size: int) -> int:
@@ -145,31 +207,40 @@ def bpf_answer(result: int) -> int:
     return result
 
 
-def _element_command(cmd: int, fd: int, value: "CData", flags: int, answers: list[int]) -> int:
+def map_retire(m: "CData") -> None:
+    m.fd = -1
+    while m.calls:
+        time.sleep(0.00005)
+
+
+def _element_command(cmd: int, m: "CData", value: "CData", flags: int, answers: list[int]) -> int:
     attr = ffi.new("union bpf_attr *")
-    attr.map_fd = fd & 0xFFFFFFFF
     attr.value = int(ffi.cast("uintptr_t", value))
     attr.flags = flags
     result = -errno.EBUSY
     for _ in range(_BUSY_TRIES):
-        result = _bpf(cmd, attr, _ATTR_SIZE, answers)
+        if bpf_hooked:
+            attr.map_fd = m.fd & _U32
+            result = _ask_hook(cmd, attr, _ATTR_SIZE, answers)
+        else:
+            result = _enter_with_map(cmd, m, attr, answers)
         if result != -errno.EBUSY:
             break
     return result
 
 
-def map_update_elem(fd: int, value: "bytes | CData", flags: int) -> int:
+def map_update_elem(m: "CData", value: "bytes | CData", flags: int) -> int:
     data = ffi.from_buffer("char[]", value) if isinstance(value, bytes) else value
-    return _element_command(_UPDATE, fd, data, flags, [])
+    return _element_command(_UPDATE, m, data, flags, [])
 
 
 def map_lookup_elem(element: "CData") -> int:
-    return _element_command(_LOOKUP, element.map_fd, element.value, 0, [])
+    return _element_command(_LOOKUP, element.map, element.value, 0, [])
 
 
 def map_lookup_and_delete_elem(element: "CData") -> int:
     answers: list[int] = []
     try:
-        return _element_command(_LOOKUP_AND_DELETE, element.map_fd, element.value, 0, answers)
+        return _element_command(_LOOKUP_AND_DELETE, element.map, element.value, 0, answers)
     finally:
         element.taken = 0 in answers

@@ -181,10 +181,9 @@ class InKernel:
         self._programs: list[Program] = []
         # A socket filter's. The attr of each run points to it.
         self._packet = bytearray(ETH_HLEN)
-        # Until load() all is empty, which close() understands.
+        # Until load() there is nothing, which close() understands.
         self._fd = -1
-        self._views: list[memoryview] = []
-        self._memory: mmap.mmap | None = None
+        self._view = self.header = self.data = memoryview(b"")
 
     def load(self, map_fd: int, value_size: int) -> None:
         """Makes the scratch and loads both programs. BpfError if the kernel refuses, OSError if it can't be mapped."""
@@ -199,11 +198,9 @@ class InKernel:
             map_name=b"rawbpf_scratch",
         )
         self._fd = syscall.create(attr, "the scratch of a bulk operation")
-        self._memory = mmap.mmap(self._fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-        self._view = memoryview(self._memory)
+        self._view = memoryview(mmap.mmap(self._fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE))
         self.header = self._view[:_FLAGS].cast("I")
         self.data = self._view[DATA : DATA + self.capacity * value_size]
-        self._views = [self.header, self.data, self._view]
         self._pop_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_pop_elem, _TAKEN, map_fd, value_size))
         self._push_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_push_elem, _PUSHED, map_fd, value_size))
         # The programs and the mapping keep the scratch alive.
@@ -266,10 +263,8 @@ class InKernel:
         """Gives back the programs and the scratch."""
         for program in self._programs:
             program.close()
-        for view in self._views:
-            view.release()
-        if self._memory is not None:
-            self._memory.close()
+        # The mapping goes with the last view of it: one may stand in the traceback of an exception on its way.
+        self._view = self.header = self.data = memoryview(b"")
         self._close_fd()
 
     def _close_fd(self) -> None:

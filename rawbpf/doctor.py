@@ -129,7 +129,7 @@ def _matters(name: str) -> bool:
 # As python -m tests.benchmarks doors measures it.
 _DOORS = {
     "api": "the compiled extension",
-    "abi": "Python over cffi's ABI mode: push and pop cost 5 to 8 times as much, many at once the same",
+    "abi": "Python over cffi's ABI mode: push and pop cost 5 to 9 times as much, many at once the same",
 }
 
 

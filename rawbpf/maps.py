@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
@@ -162,7 +162,7 @@ class Map(Descriptor, Generic[T]):
             TypeError: The pin is of something else: the other map type, a program.
             ValueError: `value` has not the map's value_size, or is BTF and the map carries none.
         """
-        return cls._from_new_fd(syscall.obj_get(path, _open_flags(access)), value)
+        return cls._from_new_fd(lambda: syscall.obj_get(path, _open_flags(access)), value)
 
     @classmethod
     def from_id(cls, map_id: int, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
@@ -170,7 +170,7 @@ class Map(Descriptor, Generic[T]):
 
         `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
         """
-        return cls._from_new_fd(syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
+        return cls._from_new_fd(lambda: syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
 
     @classmethod
     def from_name(cls, name: str, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
@@ -205,7 +205,9 @@ class Map(Descriptor, Generic[T]):
         return self
 
     @classmethod
-    def _from_new_fd(cls, fd: int, value: "OpenSpec") -> "Self":
+    def _from_new_fd(cls, make: Callable[[], int], value: "OpenSpec") -> "Self":
+        # Not a descriptor as argument: at the beginning of a call a signal handler may raise.
+        fd = make()
         try:
             return cls.from_fd(fd, value)
         except BaseException:
@@ -649,9 +651,9 @@ def maps() -> Iterator[MapInfo]:
 
 def _in_child(kind: "type[S]", duplicate: Any, codec: Codec[Any]) -> "S":
     """The map that a multiprocessing child was given with its arguments."""
-    fd = duplicate.detach()
-    os.set_inheritable(fd, False)
-    return kind._from_new_fd(fd, codec)
+    m = kind._from_new_fd(duplicate.detach, codec)
+    os.set_inheritable(m.fileno(), False)
+    return m
 
 
 def _id_of(name: str, map_type: MapType | None = None) -> int:

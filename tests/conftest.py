@@ -25,7 +25,12 @@ import pytest
 
 from rawbpf import NotPermitted, Queue, Stack, bpffs, door, syscall
 from rawbpf.abi import Cmd, MapType
-from rawbpf.privileges import Capability, has_capability, kernel_version
+from rawbpf.privileges import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
+
+# Root as we know it may become another user and drop capabilities; in a user namespace, or with CAP_BPF alone, it
+# can't. CAP_SETGID, CAP_SETUID and CAP_SETPCAP are bits 6 to 8.
+EFFECTIVE = int(proc_fields("/proc/self/status").get("CapEff", "0"), 16)
+IS_ROOT = os.getuid() == 0 and in_initial_user_namespace() is not False and EFFECTIVE >> 6 & 7 == 7
 
 REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
 # Where compiled objects are given (the guests of tests.kernels), compilers and the like need not be.
@@ -167,6 +172,22 @@ def no_library_call(sent: list[tuple[Cmd, int]]) -> "Callable[[], AbstractContex
         assert sent[before:] == []
 
     return silence
+
+
+@pytest.fixture
+def memory_cgroup() -> Iterator[Path]:
+    """A memory cgroup with a limit of 16 MiB; either version of the hierarchy."""
+    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        folder = Path(root, f"rawbpf-test-{os.getpid()}")
+        try:
+            folder.mkdir()
+            (folder / limit).write_text("16M")
+        except OSError:
+            continue
+        yield folder
+        folder.rmdir()
+        return
+    pytest.skip("no memory cgroup can be made here")
 
 
 OBJECTS = Path(__file__).parent / "objects"

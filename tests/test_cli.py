@@ -21,13 +21,16 @@ import rawbpf
 from rawbpf import Queue, Stack, open_map
 from rawbpf.door import DOOR
 from rawbpf.text import form_for
+from tests.conftest import IS_ROOT
 
 SCRIPT = Path(sys.executable).parent / "rawbpf"
 COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "rawbpf"]
 
 real_kernel = pytest.mark.real_kernel(reason="the simulated one has no BTF")
 needs_kernel = [pytest.mark.creates, pytest.mark.admin]
-needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+needs_setpriv = pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 needs_bpftool = pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
 
 # Of the test that kills a follower again and again: 200 in 10 seconds on a fast machine.
@@ -79,7 +82,7 @@ def test_every_command_has_help_with_an_example():
 
 
 @needs_setpriv
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+@pytest.mark.skipif(not IS_ROOT, reason="needs root to become another user")
 def test_help_as_an_ordinary_user(tmp_path):
     """Help, version and the doctor answer without any privilege."""
     prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *NO_CAPABILITY[1:])

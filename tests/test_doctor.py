@@ -20,9 +20,15 @@ import rawbpf
 from rawbpf import NotPermitted, Queue, doctor, privileges
 from rawbpf.abi import Cmd
 from rawbpf.privileges import Capability, Cause
+from tests.conftest import EFFECTIVE, IS_ROOT
 
-needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
-needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+needs_setpriv = pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
+needs_unshare = pytest.mark.skipif(
+    shutil.which("unshare") is None or (os.getuid() == 0 and not EFFECTIVE >> 7 & 1),
+    reason="needs CAP_SETUID (root), and unshare installed",
+)
 
 NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 CAP_BPF_ALONE = ("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf")

@@ -12,6 +12,7 @@ import pytest
 import rawbpf
 from rawbpf import Queue
 from rawbpf.cli import _parser
+from tests.conftest import IS_ROOT
 
 EXAMPLES = Path(rawbpf.__file__).parent / "examples"
 FILES = ("Dockerfile", "sidecar.yaml", "rawbpf-drain.service")
@@ -50,7 +51,9 @@ def test_the_commands_in_the_files(name):
 @pytest.mark.creates
 @pytest.mark.admin
 @pytest.mark.linux("5.19")
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+@pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 @pytest.mark.parametrize("capabilities", ["-all", "-all,+bpf"], ids=["systemd", "sidecar"])
 def test_the_capabilities_in_the_files(bpf_folder, capabilities):
     """The owner of a pin drains it with the capabilities that the unit and the sidecar leave it."""

@@ -10,6 +10,7 @@ import pytest
 
 from rawbpf import BPF_EXIST, Full, Queue, Unsupported, btf, introspect
 from rawbpf.privileges import Capability, has_capability
+from tests.conftest import IS_ROOT
 
 pytestmark = [
     pytest.mark.real_kernel(reason="programs"),
@@ -88,7 +89,7 @@ def test_nothing_is_left_behind(kind):
 
 @pytest.mark.linux("5.8")
 @pytest.mark.skipif(
-    shutil.which("setpriv") is None or os.getuid() != 0, reason="needs CAP_SETPCAP (root), and setpriv installed"
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
 )
 def test_without_cap_perfmon(kind):
     """CAP_BPF alone is NotPermitted, and the text names CAP_PERFMON; with it qsize works."""

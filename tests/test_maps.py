@@ -29,6 +29,7 @@ from rawbpf import (
     open_map,
     syscall,
 )
+from tests.conftest import IS_ROOT
 
 pytestmark = pytest.mark.creates
 
@@ -130,7 +131,7 @@ class TestPins:
         with pytest.raises(ValueError, match='access is "rw", "r" or "w"'):
             kind.open(f"{bpf_folder}/m", access="x")
 
-    @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+    @pytest.mark.skipif(not IS_ROOT, reason="needs root to become another user")
     def test_file_mode_decides(self, kind, bpf_folder):
         """Another user's 0600 pin is EACCES, even with every capability but the file ones."""
         with kind(4, 3) as m:

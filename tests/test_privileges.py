@@ -208,5 +208,6 @@ def test_freezing_before_6_5_does_not_blame_the_descriptor(monkeypatch, kernel):
     """There EPERM on BPF_MAP_FREEZE means a missing capability, also through a read-only descriptor."""
     monkeypatch.setattr(privileges, "kernel_version", lambda: kernel)
     monkeypatch.setattr(privileges, "has_capability", lambda capability: False)
+    monkeypatch.setattr(privileges, "in_initial_user_namespace", lambda: True)
     with open(os.devnull) as file:
         assert "no CAP_BPF" in str(privileges.why_not_permitted(Cmd.BPF_MAP_FREEZE, file.fileno()))

@@ -35,6 +35,7 @@ def test_a_packet_is_at_least_an_ethernet_header():
         assert program.run(bytes(ETH_HLEN)).retval == 7
 
 
+@pytest.mark.admin
 def test_a_packet_comes_back_changed():
     """A SCHED_CLS program may write to its packet; the result has it."""
     program = [load("u32", R2, R1, 76), load("u32", R1, R1, 80), mov(R0, R2), add(R0, 1)]

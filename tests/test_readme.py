@@ -1,5 +1,6 @@
 """The README: its sessions run as printed, its table of errors is true, its commands are the ones CI runs."""
 
+import ast
 import doctest
 import errno
 import os
@@ -37,7 +38,6 @@ def test_sessions():
 
 @pytest.mark.admin
 @pytest.mark.real_kernel(reason="programs run in the kernel alone")
-@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_from_a_program_to_python(tmp_path):
     """The C program, compiled by the README's command, and the README's Python print an exec as it happens."""
     text = README.read_text()
@@ -102,3 +102,22 @@ def test_every_command_is_in_the_readme():
     listed = subprocess.run([sys.executable, "-m", "rawbpf", "--help"], capture_output=True, text=True).stdout
     for name in re.findall(r"^    (\w+) ", listed, re.MULTILINE):
         assert re.search(rf"`(rawbpf )?{name}\b|rawbpf {name}\b", README.read_text()), name
+
+
+def test_every_claim_has_its_test():
+    """What others have not: the test that holds each line is there, by its name."""
+    [chapter] = re.findall(r"## What others have not\n(.*?)\n## ", README.read_text(), re.DOTALL)
+    named = re.findall(r"`(test_\w+\.py)((?:::\w+)*)` \|$", chapter, re.MULTILINE)
+    assert len(named) == len(re.findall(r"^\| (?!rawbpf|---)", chapter, re.MULTILINE)) > 10
+    for file, names in named:
+        tree: list[ast.stmt] = ast.parse((README.parent / "tests" / file).read_text()).body
+        for name in names.split("::")[1:]:
+            [found] = [n for n in tree if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name]
+            tree = found.body
+
+
+def test_every_file_is_explained():
+    """How it is built: the table names each file of the package."""
+    [chapter] = re.findall(r"## How it is built\n(.*?)\nThe layout is", README.read_text(), re.DOTALL)
+    files = {path.name for path in (README.parent / "rawbpf").glob("*.[pch]*") if not path.name.startswith("_")}
+    assert files - {"py.typed", "version.py"} <= set(re.findall(r"`(\w+\.\w+)`", chapter))

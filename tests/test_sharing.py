@@ -17,6 +17,7 @@ import pytest
 
 import rawbpf
 from rawbpf import MapFlag, NotPermitted, Queue, Stack, values
+from tests.conftest import IS_ROOT
 
 pytestmark = pytest.mark.creates
 
@@ -87,7 +88,9 @@ def test_more_descriptors_than_one(pair):
 
 
 @pytest.mark.linux("5.19")
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+@pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
 def test_a_worker_without_any_capability():
     """A process with no capability pushes, peeks and pops on a map that it received, and can't make one."""
     code = """

@@ -22,7 +22,7 @@ from rawbpf.abi import Cmd
 from rawbpf.door import ffi, lib
 from rawbpf.privileges import kernel_version
 from rawbpf.simulator import NEWEST, SimulatedKernel
-from tests.conftest import IS_ADMIN
+from tests.conftest import IS_ADMIN, IS_ROOT
 
 # The running kernel against the simulated one
 
@@ -409,7 +409,7 @@ def apart(version: str) -> Iterator[SimulatedKernel]:
         yield SimulatedKernel(folder, version, unprivileged=False)
 
 
-TestSameAnswers = pytest.mark.creates(
+TestSameAnswers = pytest.mark.admin(
     pytest.mark.real_kernel(reason="it is compared with the simulated one")(SameAnswers.TestCase)
 )
 TestSameAnswers.settings = settings(
@@ -439,7 +439,7 @@ def test_it_needs_nothing():
         "    with rawbpf.Queue.open(kernel.bpffs + '/q') as again: print(again.pop(), [m.name for m in rawbpf.maps()])"
     )
     drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
-    command = [*(drop if os.getuid() == 0 else []), sys.executable, "-c", code]
+    command = [*(drop if IS_ROOT else []), sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": "/tmp"})
     assert result.stdout == "b'abcd' ['mine']\n", result.stderr
 

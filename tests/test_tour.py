@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from rawbpf import bpffs, tour
+from tests.conftest import IS_ROOT
 
 COMMAND = [sys.executable, "-m", "rawbpf", "tour"]
 
@@ -65,7 +66,7 @@ def test_on_the_simulated_kernel():
 
 @pytest.mark.real_kernel("the simulated kernel refuses nobody")
 @pytest.mark.skipif(
-    os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
 )
 def test_without_the_privilege():
     """Where the kernel refuses, the tour says what is missing and what would grant it, and is simulated."""
@@ -82,7 +83,7 @@ def test_without_the_privilege():
 @pytest.mark.linux("5.8")
 @pytest.mark.real_kernel("capabilities are the real kernel's")
 @pytest.mark.skipif(
-    shutil.which("setpriv") is None or os.getuid() != 0, reason="needs CAP_SETPCAP (root), and setpriv installed"
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
 )
 def test_with_cap_bpf_alone():
     """CAP_BPF is enough for all but mounting a bpffs, which is said."""

@@ -151,7 +151,8 @@ def test_every_line_is_straces(tmp_path):
     assert [without_newer_fields(without_pointers(line)) for line in actual] == [
         without_newer_fields(without_pointers(line)) for line in expected
     ]
-    assert len(actual) > 60
+    # 60 with CAP_BPF alone.
+    assert len(actual) >= 60
 
 
 def test_the_newer_fields_are_new():

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import breakeven, bulk, doors, measure, plot, processes, single, start, threads
+from tests.benchmarks import breakeven, bulk, doors, measure, plot, processes, single, soak, start, threads
 
 BENCHMARKS = {
     "single": single.run,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "breakeven": breakeven.run,
     "threads": threads.run,
     "processes": processes.run,
+    "soak": soak.run,
 }
 
 
@@ -21,7 +22,9 @@ def main() -> None:
     parser.add_argument("which", nargs="*", choices=[*BENCHMARKS, []], help="all, unless named")
     parser.add_argument("--rounds", type=int, default=21, help="interleaved rounds (default 21)")
     parser.add_argument("--quick", action="store_const", dest="rounds", const=2, help="2 rounds: do they run at all?")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of bulk and processes; needs rawbpf[bench]")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="a PNG of bulk, processes and soak; needs rawbpf[bench]"
+    )
     options = parser.parse_args()
     print(measure.machine(), end="\n\n")
     panels = {}

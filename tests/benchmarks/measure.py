@@ -34,7 +34,7 @@ class Report(NamedTuple):
     """What a benchmark found: tables in Markdown and, for the plot, ns per element of each contender and batch size."""
 
     text: str
-    curves: dict[str, dict[int, float]] | None = None
+    curves: dict[str, dict[float, float]] | None = None
 
 
 def compiled(source: str, *options: str) -> ctypes.CDLL:

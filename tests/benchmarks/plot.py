@@ -1,4 +1,4 @@
-"""The curves of a run as a picture: ns per element over elements a call, both axes logarithmic."""
+"""The curves of a run as a picture: ns per element over elements a call, both axes logarithmic; a soak over time."""
 
 from pathlib import Path
 
@@ -7,10 +7,11 @@ from tests.benchmarks.measure import machine
 TITLES = {
     "bulk": "8-byte values, there or back, in one process",
     "processes": "8-byte records from one process to another",
+    "soak": "memory and descriptors while millions of elements pass",
 }
 
 
-def draw(path: Path, panels: dict[str, dict[str, dict[int, float]]]) -> None:
+def draw(path: Path, panels: dict[str, dict[str, dict[float, float]]]) -> None:
     """Writes a PNG with one panel for each benchmark that has curves. Needs matplotlib."""
     # Here, for the tables must do without it; and Figure instead of pyplot needs no display.
     from matplotlib import colormaps
@@ -29,13 +30,16 @@ def draw(path: Path, panels: dict[str, dict[str, dict[int, float]]]) -> None:
                 marker=None if flat else ".",
             )
         axes.set_title(TITLES[name], fontsize=10)
+        axes.legend(fontsize=7)
+        axes.grid(visible=True, alpha=0.3)
+        axes.set_yscale("log")
+        if name == "soak":
+            axes.set_xlabel("seconds")
+            continue
         batches = sorted({batch for points in curves.values() for batch in points})
         axes.set_xscale("log", base=4)
         axes.set_xticks(batches, list(map(str, batches)), fontsize=8)
-        axes.set_yscale("log")
         axes.set_xlabel("elements a call")
         axes.set_ylabel("ns per element")
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize=7)
     figure.suptitle(machine(), fontsize=8)
     figure.savefig(path, dpi=75, pil_kwargs={"optimize": True})

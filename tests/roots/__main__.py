@@ -30,7 +30,8 @@ def main() -> int:
     assert len(commands) == 2, commands
     if options.no_compiler:
         packages = [package for package in packages if package == "python3-venv"]
-    environment = {"RAWBPF_REQUIRE_KERNEL": "1", "PYTEST_ADDOPTS": options.pytest}
+    # The doctor fails where no map can be made; clang, strace and the like need not be there.
+    environment = {"PYTEST_ADDOPTS": options.pytest}
     with debian.fresh(options.arch, packages) as root:
         for command in [
             *commands,

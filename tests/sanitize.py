@@ -1,0 +1,67 @@
+"""`python -m tests.sanitize [pytest arguments]`: the suite on an extension built with ASAN and UBSAN; a report ends it.
+
+The extension is built into a temporary folder that holds a copy of the package; the installed one is left alone.
+CPython frees little at its end, so leaks are not asked for; PYTHONMALLOC=malloc lets ASAN see Python's own buffers.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+FLAGS = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+
+
+def build(folder: Path) -> None:
+    """Copies the project into `folder` and compiles its extension there with the sanitizers."""
+    for name in ("rawbpf", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("build_ffi.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    command = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "build_ext", "--inplace"]
+    # gcc's own sanitizers: the interpreter's compiler may be another one.
+    compiler = {"CC": "gcc", "LDSHARED": f"gcc -shared {FLAGS}", "CFLAGS": FLAGS}
+    subprocess.run(command, cwd=folder, env=os.environ | compiler, check=True, stdout=subprocess.DEVNULL)
+
+
+def libraries() -> str:
+    """What LD_PRELOAD needs: the interpreter is not linked with the sanitizers."""
+    found = [
+        subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    return " ".join(os.path.realpath(path) for path in found)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="rawbpf-sanitize-") as name:
+        folder = Path(name)
+        build(folder)
+        environment = os.environ | {
+            "LD_PRELOAD": libraries(),
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:verify_asan_link_order=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+            "PYTHONMALLOC": "malloc",
+            "PYTHONPATH": name,
+            "RAWBPF_STRESS_SECONDS": os.environ.get("RAWBPF_STRESS_SECONDS", "0.5"),
+        }
+        where = subprocess.run(
+            [sys.executable, "-c", "import rawbpf._native as native; print(native.__file__)"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        if not where.startswith(name):
+            sys.exit(f"{where} is not the extension that was built")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(sys.argv[1:] or ["tests"])]
+        return subprocess.run(command, cwd=folder, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
