@@ -4,8 +4,10 @@ import pytest
 
 from tests.kernels import report
 
-DOCUMENT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="root" tests="{count}">{cases}</testsuite>\
-</testsuites>"""
+DOCUMENT = (
+    '<?xml version="1.0" encoding="utf-8"?>'
+    '<testsuites><testsuite name="root" tests="{count}">{cases}</testsuite></testsuites>'
+)
 
 
 def run_of(kernel: str, *cases: str) -> report.Run:
