@@ -49,9 +49,10 @@ export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STR
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
-mkdir /dev/pts
+mkdir /dev/pts /dev/shm
 mount -t devpts -o ptmxmode=666 none /dev/pts
 mount -t tmpfs -o mode=1777 none /tmp
+mount -t tmpfs -o mode=1777 none /dev/shm
 mount -t cgroup2 none /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 ln -s /proc/self/fd /dev/fd
 ip link set lo up

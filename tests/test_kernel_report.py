@@ -1,0 +1,61 @@
+"""The report of the kernel matrix (tests.kernels): a test that should have run and did not is a failure there."""
+
+import pytest
+
+from tests.kernels import report
+
+DOCUMENT = (
+    '<?xml version="1.0" encoding="utf-8"?>'
+    '<testsuites><testsuite name="root" tests="{count}">{cases}</testsuite></testsuites>'
+)
+
+
+def run_of(kernel: str, *cases: str) -> report.Run:
+    tests = "".join(f'<testcase classname="tests.test_x" name="t{i}">{case}</testcase>' for i, case in enumerate(cases))
+    [run] = report.parse(DOCUMENT.format(count=len(cases), cases=tests).encode(), kernel)
+    return run
+
+
+def skipped(reason: str) -> str:
+    return f'<skipped type="pytest.skip" message="{reason}"/>'
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason", "where"),
+    [
+        ("5.10", "by design: needs Linux 5.11", "by_design"),
+        ("5.11", "by design: needs Linux 5.11", "failed"),
+        ("6.1", "by design: needs Linux 5.11", "failed"),
+        ("7.2", "by design: needs Linux 6.18", "failed"),
+        ("6.1", "by design: needs Linux before 6.1", "by_design"),
+        ("5.10", "by design: needs Linux before 5.11", "failed"),
+        ("6.1", "by design: CPython 3.10 may interrupt between return and caller", "by_design"),
+        ("6.1", "clang is not installed", "otherwise"),
+        ("6.1", "may not create maps: needs CAP_BPF", "otherwise"),
+        ("6.1", "not today", "failed"),
+        ("6.1", "", "failed"),
+    ],
+)
+def test_skips(kernel, reason, where):
+    """A skip is by design where the kernel is too old or too new, and a failure where it has the feature."""
+    run = run_of(kernel, "", skipped(reason))
+    assert run.passed == 1
+    assert {name: len(getattr(run, name)) for name in ("failed", "by_design", "otherwise")} == {
+        "failed": 0,
+        "by_design": 0,
+        "otherwise": 0,
+    } | {where: 1}
+
+
+def test_failures_and_errors():
+    """A test that failed, and one whose fixture did, count once each, with their texts."""
+    run = run_of("6.1", "", '<failure message="m">text</failure><error message="later"/>', '<error message="e"/>')
+    assert run.passed == 1
+    assert run.failed == {"tests.test_x::t1": "later", "tests.test_x::t2": "e"}
+
+
+def test_a_report_that_was_cut_off():
+    """A run whose report did not come through to its end is none."""
+    whole = DOCUMENT.format(count=0, cases="").encode()
+    assert [run.name for run in report.parse(whole + whole[:-5], "6.1")] == ["root"]
+    assert report.parse(b"", "6.1") == []
