@@ -18,7 +18,11 @@ class HasFileno(Protocol):
 
 def fileno_of(owner: int | HasFileno) -> int:
     """A descriptor that is given as its number or by who has it."""
-    return owner if isinstance(owner, int) else owner.fileno()
+    if isinstance(owner, int):
+        return owner
+    if not hasattr(owner, "fileno"):
+        raise TypeError(f"this wants a descriptor or an object with fileno(), not {type(owner).__name__}")
+    return owner.fileno()
 
 
 class Descriptor:

@@ -138,7 +138,7 @@ def test_names_with_odd_bytes(kind):
         with pytest.raises(rawbpf.Empty) as caught:
             m.pop()
         str(caught.value).encode("utf-8", "surrogateescape")
-        with pytest.raises(ValueError, match="map name"):
+        with pytest.raises(ValueError, match="of ASCII may stand in it"):
             kind(4, 1, name=m.name)
 
 

@@ -123,6 +123,7 @@ def test_completion(shell):
 @pytest.mark.creates
 @pytest.mark.admin
 class TestMaps:
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_create_show_list(self, kind, bpf_folder):
         """What create made, show and list show, by pin, id and name."""
         path, name = f"{bpf_folder}/made", kind.__name__.lower()
@@ -153,6 +154,7 @@ class TestMaps:
         assert json.loads(run("show", f"{bpf_folder}/x", "--json"))["name"] == "other"
 
     @needs_bpftool
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_the_list_equals_bpftools(self, pinned):
         """For every queue and stack that both list, the keys that both have are equal."""
         pinned(Queue, 8, 100, "one")
@@ -173,6 +175,7 @@ class TestMaps:
         assert compared >= 2
 
     @needs_bpftool
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_bpftool_reads_what_was_pushed(self, pinned):
         """bpftool peeks what rawbpf pushed, and rawbpf pops what bpftool pushed."""
         path = pinned(Queue, 4, 5)
@@ -251,6 +254,7 @@ def test_text_that_is_no_value(size, options, text):
 @pytest.mark.creates
 @pytest.mark.admin
 class TestElements:
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_push_peek_pop(self, kind, pinned):
         """Numbers as people write them; a queue gives the oldest, a stack the newest."""
         path = pinned(kind, 4, 5)
@@ -261,6 +265,7 @@ class TestElements:
         assert json.loads(run("peek", path, "--json")) == {"value": int(first)}
         assert run("pop", path, "-n", "10") == ("1\n2\n3\n" if kind is Queue else "3\n2\n1\n")
 
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_a_struct(self, pinned):
         """Fields with commas in, fields with commas out, a list in JSON."""
         path = pinned(Queue, "<IH", 5)
@@ -320,6 +325,7 @@ class TestElements:
         result = subprocess.run([*COMMAND, "drain", path, "--raw"], capture_output=True)
         assert result.stdout == data
 
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_raw_bytes_that_are_no_whole_values(self, pinned):
         """Whole values are pushed, and the rest is an error."""
         path = pinned(Queue, 4, 10)
@@ -355,6 +361,7 @@ class TestElements:
         assert "nothing is pinned at" in run("show", f"{bpf_folder}/nothing", code=1)
         assert json.loads(run("show", "id:4294967295", "--json", code=1))["errno"] == "ENOENT"
 
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_a_value_of_the_wrong_form_is_usage(self, pinned):
         """A value that is no number, or a format of another size: exit code 2, nothing pushed."""
         path = pinned(Queue, 4, 3)
@@ -373,6 +380,7 @@ class TestElements:
         said = json.loads(run("list", "--json", code=4, prefix=NO_CAPABILITY))
         assert "CAP_SYS_ADMIN" in said["hint"]
 
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_a_closed_stdout(self, pinned):
         """Output that nobody reads ends the command without a word."""
         path = pinned(Queue, 8, 1000)
@@ -383,6 +391,7 @@ class TestElements:
         assert result.stdout == "0\n0\n"
         assert result.stderr == ""
 
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_watch(self, pinned):
         """A line or an object per look."""
         path = pinned(Queue, 4, 10)
@@ -395,6 +404,7 @@ class TestElements:
         ]
         assert [(look["size"], look["max_entries"]) for look in looks] == [(2, 10)] * 2
 
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_push_waits_for_room(self, pinned):
         """push - --wait gets more through a queue than it holds."""
         path = pinned(Queue, 8, 10)
@@ -455,6 +465,7 @@ class TestDrain:
         run("push", path, "2")
         assert run("drain", path) == "2\n"
 
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
     def test_a_reader_that_does_not_read(self, kind, pinned):
         """SIGTERM ends it though the pipe is full: what was not written is back in the map, nothing lost or torn."""
         path = pinned(kind, 4, 50_000)
