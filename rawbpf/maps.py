@@ -126,7 +126,7 @@ class Map(Descriptor, Generic[T]):
         """
         codec = codec_for(value)
         token_fd = None if token is None else fileno_of(token)
-        with _described(codec, token_fd) if btf else nullcontext({}) as description:
+        with _described(codec, token_fd) if btf else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id):
             fd = syscall.map_create(
                 self.map_type,
                 name,
@@ -136,13 +136,16 @@ class Map(Descriptor, Generic[T]):
                 map_flags=flags,
                 numa_node=numa_node,
                 token_fd=token_fd,
-                **description,
+                btf_fd=btf_fd,
+                btf_key_type_id=key_type_id,
+                btf_value_type_id=value_type_id,
             )
-        try:
-            self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
-        except BaseException:
-            os.close(fd)
-            raise
+            # Within the other context, whose end is a call in which a signal handler may raise.
+            try:
+                self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
+            except BaseException:
+                os.close(fd)
+                raise
 
     # Other ways to get one
 
@@ -677,7 +680,7 @@ def _codec_by_btf(info: MapInfo) -> Codec[Any]:
     return codec_of(info)
 
 
-def _described(codec: Codec[Any], token_fd: int | None) -> "AbstractContextManager[dict[str, int]]":
+def _described(codec: Codec[Any], token_fd: int | None) -> "AbstractContextManager[tuple[int, int, int]]":
     from rawbpf.typed import described
 
     return described(codec, token_fd)

@@ -50,8 +50,9 @@ def codec_of(info: MapInfo) -> BtfCodec:
 
 
 @contextmanager
-def described(codec: Codec[Any], token_fd: int | None = None) -> Iterator[dict[str, int]]:
-    """The BTF arguments of map_create() for a map with these values, good while the context lasts.
+def described(codec: Codec[Any], token_fd: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """btf_fd, btf_key_type_id and btf_value_type_id of map_create() for a map with these values, good while the context
+    lasts.
 
     Raises ValueError or TypeError for what BTF can't describe, and what btf_load() raises.
     """
@@ -60,7 +61,7 @@ def described(codec: Codec[Any], token_fd: int | None = None) -> Iterator[dict[s
     key = writer.builder.struct("", 0, [])
     fd = syscall.btf_load(writer.builder.encode(), token_fd)
     try:
-        yield {"btf_fd": fd, "btf_key_type_id": key, "btf_value_type_id": value}
+        yield fd, key, value
     finally:
         os.close(fd)
 

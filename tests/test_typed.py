@@ -76,9 +76,9 @@ def described_types(spec: Any) -> tuple[Btf, int]:
     loaded = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(syscall, "btf_load", lambda blob, token_fd=None: loaded.append(blob) or os.open(os.devnull, 0))
-        with described(codec_for(spec)) as arguments:
+        with described(codec_for(spec)) as (_, _, value_type_id):
             pass
-    return Btf(loaded[0]), arguments["btf_value_type_id"]
+    return Btf(loaded[0]), value_type_id
 
 
 def bpftool(*arguments: str) -> Any:
