@@ -51,7 +51,9 @@ def instructions(queue: "Queue[Any]") -> list[Item]:
         load("u64", R3, R10, POINTER),
         add(R3, tgid),
         call(Helper.BPF_FUNC_probe_read_kernel),
-        # The command.
+        # The command. Linux 6.1 leaves the bytes behind its NUL as they are; older and newer ones fill them with zeros.
+        store("u64", R10, COMMAND, 0),
+        store("u64", R10, COMMAND + 8, 0),
         mov(R1, R10),
         add(R1, COMMAND),
         mov(R2, 16),
