@@ -16,7 +16,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,8 +272,9 @@ class _Loader:
         self._declarations = declarations
         self._name = name
         self._undo = undo
-        self._btf_fd = syscall.btf_load(declarations.btf_data)
+        self._btf_fd = -1
         undo.callback(self.done)
+        self._btf_fd = syscall.btf_load(declarations.btf_data)
 
     def done(self) -> None:
         """Closes the descriptor of the BTF: maps and programs keep what they need of it."""
@@ -288,16 +289,15 @@ class _Loader:
     ) -> "Queue[Any] | Stack[Any] | OtherMap":
         """The map, new or from its pin."""
         if declaration.pinning != LIBBPF_PIN_BY_NAME:
-            return self._adopt(self._create(declaration, attr), declaration)
+            return self._adopt(lambda: self._create(declaration, attr), declaration)
         pin = Path(os.fsdecode(pin_root), declaration.name)
         try:
-            fd = syscall.obj_get(pin)
+            opened = self._adopt(lambda: syscall.obj_get(pin), declaration)
         except NotFound:
-            opened = self._adopt(self._create(declaration, attr), declaration)
+            opened = self._adopt(lambda: self._create(declaration, attr), declaration)
             syscall.obj_pin(opened.fileno(), pin)
             self._undo.callback(pin.unlink, missing_ok=True)
-            return opened
-        return self._adopt(self._checked_pin(fd, pin, declaration), declaration)
+        return opened
 
     def _create(self, declaration: MapDeclaration, attr: "CData") -> int:
         subject = f"map {declaration.name!r}"
@@ -314,30 +314,20 @@ class _Loader:
             attr.btf_fd = attr.btf_key_type_id = attr.btf_value_type_id = 0
             return syscall.create(attr, subject)
 
-    def _checked_pin(self, fd: int, pin: Path, declaration: MapDeclaration) -> int:
+    def _adopt(self, make: Callable[[], int], declaration: MapDeclaration) -> "Queue[Any] | Stack[Any] | OtherMap":
+        """The map object of a new descriptor. (Not the descriptor as argument: at the beginning of a call a signal
+        handler may raise.)"""
+        opened: Queue[Any] | Stack[Any] | OtherMap
+        fd = make()
         try:
             info = syscall.obj_get_info_by_fd(fd)
-            fields = ("type", "key_size", "value_size", "max_entries", "map_flags")
-            for field in fields:
-                there, wanted = getattr(info, field), getattr(declaration, field)
-                if there != wanted:
-                    raise ObjectFileError(
-                        f"map {declaration.name!r}: {str(pin)!r} has {field} {there!r}, and the file says {wanted!r}"
-                    )
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _adopt(self, fd: int, declaration: MapDeclaration) -> "Queue[Any] | Stack[Any] | OtherMap":
-        opened: Queue[Any] | Stack[Any] | OtherMap
-        try:
+            _check_info(declaration, info)
             if declaration.type in syscall.QUEUE_AND_STACK:
                 value = declaration.value_type_id
                 codec = BtfCodec(self._declarations.btf, value) if value else RawBytes(declaration.value_size)
                 opened = map_from_fd(fd, codec)
             else:
-                opened = OtherMap(fd, syscall.obj_get_info_by_fd(fd))
+                opened = OtherMap(fd, info)
         except BaseException:
             os.close(fd)
             raise
@@ -358,7 +348,11 @@ class _Loader:
             btf_value_type_id=data.type_id,
         )
         fd = syscall.create(attr, f"the variables of section {data.section.name!r}")
-        opened = OtherMap(fd, syscall.obj_get_info_by_fd(fd))
+        try:
+            opened = OtherMap(fd, syscall.obj_get_info_by_fd(fd))
+        except BaseException:
+            os.close(fd)
+            raise
         self._undo.callback(opened.close)
         # Not through mmap: what programs may only read is not mapped to be written.
         key = bytearray(4)
@@ -390,6 +384,18 @@ class _Loader:
         )
         self._undo.callback(program.close)
         return program
+
+
+def _check_info(declaration: MapDeclaration, info: syscall.MapInfo) -> None:
+    """What is pinned under a map's name must be such a map."""
+    # These two belong to a descriptor, not to the map.
+    flags = declaration.map_flags & ~(MapFlag.BPF_F_RDONLY | MapFlag.BPF_F_WRONLY)
+    for field in ("type", "key_size", "value_size", "max_entries", "map_flags"):
+        there, wanted = getattr(info, field), getattr(declaration._replace(map_flags=flags), field)
+        if there != wanted:
+            raise ObjectFileError(
+                f"map {declaration.name!r}: what is pinned has {field} {there!r}, and the file says {wanted!r}"
+            )
 
 
 def _refer(code: bytearray, reference: MapReference, fd: int) -> None:
