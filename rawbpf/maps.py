@@ -126,22 +126,25 @@ class Map(Descriptor, Generic[T]):
         """
         codec = codec_for(value)
         token_fd = None if token is None else fileno_of(token)
-        with _described(codec, token_fd) if btf else nullcontext({}) as description:
-            fd = syscall.map_create(
-                self.map_type,
-                name,
-                0,
-                codec.size,
-                max_entries,
-                map_flags=flags,
-                numa_node=numa_node,
-                token_fd=token_fd,
-                **description,
-            )
+        fd = -1
         try:
+            # Leaving the `with` is a call too, in which a signal handler may raise.
+            with _described(codec, token_fd) if btf else nullcontext({}) as description:
+                fd = syscall.map_create(
+                    self.map_type,
+                    name,
+                    0,
+                    codec.size,
+                    max_entries,
+                    map_flags=flags,
+                    numa_node=numa_node,
+                    token_fd=token_fd,
+                    **description,
+                )
             self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
         except BaseException:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             raise
 
     # Other ways to get one
