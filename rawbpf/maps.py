@@ -139,7 +139,10 @@ class Map(Descriptor, Generic[T]):
                     map_flags=flags,
                     numa_node=numa_node,
                     token_fd=token_fd,
-                    **description,
+                    # Not **description: CPython makes such a call in another way, with a gap for signals behind it.
+                    btf_fd=description.get("btf_fd", 0),
+                    btf_key_type_id=description.get("btf_key_type_id", 0),
+                    btf_value_type_id=description.get("btf_value_type_id", 0),
                 )
             self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
         except BaseException:
