@@ -40,6 +40,14 @@ TOOLS_REQUIRED = REQUIRED and GIVEN_OBJECTS is None
 # How many times slower than a real one a processor may be: an emulated one needs more time for the same.
 SLOWNESS = float(os.environ.get("RAWBPF_SLOWNESS", "1"))
 
+# How long each of the tests goes on that try the same again and again, and what scales the number of their examples.
+SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
+
+
+def examples(count: int) -> int:
+    """The number of examples for hypothesis, `count` by default, fewer with a shorter RAWBPF_STRESS_SECONDS."""
+    return max(round(count * min(SECONDS, 2) / 2), 5)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")

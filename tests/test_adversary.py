@@ -27,7 +27,7 @@ from rawbpf.abi import Cmd, MapType, ProgType
 from rawbpf.asm import R0, exit_, mov
 from rawbpf.btf import Btf, Builder
 from rawbpf.program import Program
-from tests.conftest import IS_ROOT
+from tests.conftest import IS_ROOT, examples
 
 pytestmark = pytest.mark.creates
 
@@ -36,7 +36,7 @@ REFUSED = (ValueError, TypeError, OSError, OverflowError)
 
 GUARD = b"\x5a" * 64
 
-fuzz = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+fuzz = settings(deadline=None, max_examples=examples(60), suppress_health_check=list(HealthCheck))
 
 
 # Pins and descriptors of others
@@ -194,7 +194,7 @@ def test_a_link_to_a_pin(kind, bpf_folder, tmp_path):
 
 
 @given(data=st.binary(max_size=3), kinds=st.lists(st.sampled_from(["map", "hash", "file", "socket"]), max_size=4))
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(40), suppress_health_check=list(HealthCheck))
 def test_descriptors_over_a_socket(data, kinds):
     """Whatever arrives over a socket, recv_map() returns a map or refuses, and leaves nothing open."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -403,7 +403,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.m.close()
 
 
-AnyOrder.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
+AnyOrder.TestCase.settings = settings(deadline=None, max_examples=examples(40), stateful_step_count=25)
 test_any_order = AnyOrder.TestCase
 
 

@@ -19,6 +19,7 @@ from rawbpf import btf
 from rawbpf.btf import Btf, BtfError, Builder, Kind, Member
 from rawbpf.btfvalues import BtfCodec, StructValue
 from rawbpf.declarations import read
+from tests.conftest import examples
 
 TYPES = """
     typedef unsigned int u32;
@@ -408,7 +409,7 @@ def assert_matches(value: Any, expected: Any) -> None:
         assert value == expected and isinstance(value, type(expected))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(rng=st.randoms(use_true_random=False))
 def test_random_structs(compile_values, rng):
     """For 25 random structs a file, nested, packed, with bit-fields and unions: decode() gives what C was given,

@@ -24,6 +24,7 @@ from rawbpf.btf import Btf, Kind
 from rawbpf.btfvalues import BtfCodec
 from rawbpf.typed import codec_of, described
 from rawbpf.values import codec_for
+from tests.conftest import examples
 
 real_kernel = pytest.mark.real_kernel(reason="the simulated one has no BTF")
 needs_kernel = [real_kernel, pytest.mark.creates, pytest.mark.admin]
@@ -393,7 +394,7 @@ def assert_equal(kind: Any, theirs: Any, ours: Any) -> None:
         assert ours == theirs or (math.isnan(ours) and math.isnan(theirs))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(rng=st.randoms(use_true_random=False))
 def test_random_ctypes_structures(rng):
     """For random ctypes structures, nested, packed, with unions and bit-fields: the type that btf=True makes of it has

@@ -1,4 +1,4 @@
-"""Runs the whole test suite on other kernels: python -m tests.kernels 5.10 6.1 6.12 7.2
+"""Runs the test suite on other kernels: python -m tests.kernels 5.10 6.1 6.12 7.2
 
 Each kernel is one of Debian's cloud kernels, fetched once with apt (fetch.py), booted in QEMU without KVM (boot.py)
 with a file system that holds the rawbpf wheel and the tests (initramfs.py), where pytest runs as root and as an
@@ -23,6 +23,26 @@ from typing import NamedTuple
 from tests.kernels import boot, fetch, initramfs, report
 
 RUNS = ("root", "user")
+
+# A guest is some twenty times slower than the machine itself. So each test runs once there, as the user it is for, and
+# those are left out that say the same on every kernel: files that are read and written, drawings, builds, and the
+# command line over what other tests ask of the library. --all leaves out nothing.
+MARKS = {"root_marks": "creates or admin", "user_marks": "not creates and not admin"}
+ALIKE = (
+    "abidoor",
+    "benchmarks",
+    "btf_fuzz",
+    "byteorder",
+    "cli",
+    "diagram",
+    "docs",
+    "errors",
+    "imports",
+    "kernel_report",
+    "minimal_root",
+    "objectfile_fuzz",
+    "readme",
+)
 CONSOLE_LINES = 30
 NOT_HAD = 3
 HEADER = ("kernel", "image", "as", "passed", "failed", "skipped by design", "skipped otherwise", "seconds")
@@ -74,6 +94,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=900, help="seconds until a guest is killed (default: 900)")
     parser.add_argument("--refresh", action="store_true", help="fetch the archive's newest, whatever is cached")
     parser.add_argument("--wheel", type=Path, help="the rawbpf wheel to test (default: built from this folder)")
+    parser.add_argument("--all", action="store_true", help="all tests, both as root and as an ordinary user: slow")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k memlock'")
     parser.add_argument("--consoles", type=Path, metavar="FOLDER", help="keep what the guests print in this folder")
     parser.add_argument("--cache", type=Path, default=cache / "rawbpf" / "kernels", help="default: %(default)s")
@@ -89,7 +110,7 @@ def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) 
     console = consoles / f"console-{kernel}"
     print(f"{kernel} boots {vmlinuz.name}; its console: {console}", file=sys.stderr)
     try:
-        guest = boot.boot(vmlinuz, image, console, options.timeout, PYTEST_ADDOPTS=options.pytest)
+        guest = boot.boot(vmlinuz, image, console, options.timeout, **_selection(options))
     except (OSError, CalledProcessError) as error:
         return Result(kernel, vmlinuz.name, [], 0, f"could not be booted: {error}")
     runs = report.parse(guest.report, kernel)
@@ -100,6 +121,14 @@ def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) 
             problem += _last_words(guest.console, name)
     problem += "".join(f"ran no test as {run.name}\n" for run in runs if not run.passed)
     return Result(kernel, vmlinuz.name.removeprefix("vmlinuz-"), runs, guest.seconds, problem)
+
+
+def _selection(options: argparse.Namespace) -> dict[str, str]:
+    """Which tests run, as the guest's environment."""
+    if options.all:
+        return {"PYTEST_ADDOPTS": options.pytest}
+    ignored = " ".join(f"--ignore=tests/test_{name}.py" for name in ALIKE)
+    return {"PYTEST_ADDOPTS": f"{ignored} {options.pytest}", **MARKS}
 
 
 def _last_words(console: str, name: str) -> str:

@@ -39,9 +39,8 @@ ACCOUNTS = {
 # What the console shows before each run.
 BANNER = "=== as "
 
-# The first process. Each run's report goes out through the second serial port. As an ordinary user those tests run that
-# do not ask for a privilege: the others would only skip, which takes a guest a minute. (By its bare name busybox would
-# run its own setpriv, which can't change the user.)
+# The first process. Each run's report goes out through the second serial port. (By its bare name busybox would run its
+# own setpriv, which can't change the user.)
 INIT = """\
 #!/bin/sh
 export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3 \
@@ -69,8 +68,8 @@ run() {{
 }}
 
 cd /project
-run root "" env RAWBPF_REQUIRE_KERNEL=1
-run user "not creates and not admin" {setpriv} --reuid=1000 --regid=1000 --clear-groups
+run root "$root_marks" env RAWBPF_REQUIRE_KERNEL=1
+run user "$user_marks" {setpriv} --reuid=1000 --regid=1000 --clear-groups
 reboot -f
 """
 
