@@ -73,8 +73,8 @@ class OtherMap(Descriptor):
 class ObjectFile:
     """The maps, global variables and programs of a compiled C file, loaded into the kernel.
 
-    `maps`, `programs` and `variables` are found by their names in C. A Queue or Stack decodes its values by their type
-    in C (see rawbpf.btfvalues); one that is declared by value_size alone gives bytes.
+    `maps` (queues and stacks), `other_maps`, `programs` and `variables` are found by their names in C. A Queue or Stack
+    decodes its values by their type in C (see rawbpf.btfvalues); one that is declared by value_size alone gives bytes.
 
     >>> with ObjectFile.load("events.bpf.o") as events:  # doctest: +SKIP
     ...     events.attach()
@@ -85,7 +85,8 @@ class ObjectFile:
     something in the kernel, pin it.
     """
 
-    maps: "Mapping[str, Queue[Any] | Stack[Any] | OtherMap]"
+    maps: "Mapping[str, Queue[Any] | Stack[Any]]"
+    other_maps: Mapping[str, OtherMap]
     programs: Mapping[str, Program]
     variables: "Variables"
 
@@ -130,16 +131,18 @@ class ObjectFile:
         contents = _contents(declarations, variables)
         with ExitStack() as undo:
             loader = _Loader(declarations, name, undo)
-            self.maps = {
+            opened = {
                 name: loader.map(declaration, attrs[name], pin_root) for name, declaration in declarations.maps.items()
             }
             data = {section: loader.data(declarations.data[section], content) for section, content in contents.items()}
             self.variables = Variables(declarations, data)
             self.programs = {
-                name: loader.program(declaration, {**self.maps, **data})
+                name: loader.program(declaration, {**opened, **data})
                 for name, declaration in declarations.programs.items()
             }
-            self._opened: list[Descriptor] = [*self.programs.values(), *self.maps.values(), *data.values()]
+            self.maps = {name: m for name, m in opened.items() if not isinstance(m, OtherMap)}
+            self.other_maps = {name: m for name, m in opened.items() if isinstance(m, OtherMap)}
+            self._opened: list[Descriptor] = [*self.programs.values(), *opened.values(), *data.values()]
             loader.done()
             undo.pop_all()
 
@@ -176,7 +179,7 @@ class ObjectFile:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<ObjectFile {self.name!r} maps={list(self.maps)} programs={list(self.programs)}>"
+        return f"<ObjectFile {self.name!r} maps={[*self.maps, *self.other_maps]} programs={list(self.programs)}>"
 
 
 class Variables:
