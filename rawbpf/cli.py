@@ -352,11 +352,10 @@ def _run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _queue_to_print(name: str | None, maps: Mapping[str, Any]) -> Map[Any]:
-    queues = {name: m for name, m in maps.items() if isinstance(m, Map)}
+def _queue_to_print(name: str | None, queues: Mapping[str, Map[Any]]) -> Map[Any]:
     if name is None and len(queues) == 1:
         return next(iter(queues.values()))
-    if name not in queues:
+    if name is None or name not in queues:
         asked = "--print wants the queue or stack to print" if name is None else f"there is no queue or stack {name!r}"
         raise UsageError(f"{asked}: the file has {', '.join(queues) or 'none'}")
     return queues[name]

@@ -231,7 +231,16 @@ def _maps(file: Elf, btf: Btf) -> Iterator[tuple[str, MapDeclaration]]:
 
 
 # Members made by __uint().
-_NUMBERS = ("type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "map_extra", "pinning")
+_NUMBERS: tuple[str, ...] = (
+    "type",
+    "key_size",
+    "value_size",
+    "max_entries",
+    "map_flags",
+    "numa_node",
+    "map_extra",
+    "pinning",
+)
 
 
 def _map(btf: Btf, name: str, offset: int, definition: Type) -> MapDeclaration:

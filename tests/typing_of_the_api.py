@@ -17,6 +17,7 @@ from rawbpf.abi import AttachType
 from rawbpf.btf import Btf
 from rawbpf.btfvalues import BtfCodec
 from rawbpf.link import Link
+from rawbpf.objectfile import ObjectFile
 from rawbpf.program import Program
 from rawbpf.syscall import LinkInfo
 
@@ -92,3 +93,13 @@ def failing(q: Queue[bytes]) -> int:
     except (rawbpf.NotPermitted, rawbpf.BpfError) as error:
         return len(error.hint)
     return 0
+
+
+def compiled() -> None:
+    with ObjectFile.load("events.bpf.o", variables={"limit": 5}) as file:
+        assert_type(file.attach(), dict[str, Link])
+        assert_type(file.maps["queue"], Queue[Any] | Stack[Any])
+        for event in file.maps["queue"].follow():
+            print(event.pid)
+        file.programs["on_exec"].attach("sched_process_exec").close()
+        file.variables["limit"] = file.variables["limit"] + 1

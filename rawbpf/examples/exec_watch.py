@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rawbpf import BPF_EXIST, ProgType, Queue
+from rawbpf import BPF_EXIST, Map, ProgType, Queue
 from rawbpf.asm import R0, R1, R2, R3, R6, R10, Helper, Item, add, alu, call, exit_, load, load_map, mov, store
 from rawbpf.btf import vmlinux
 from rawbpf.objectfile import ObjectFile
@@ -80,14 +80,12 @@ def watch_by_instructions(max_entries: int = MAX_ENTRIES) -> "Iterator[Queue[Any
 
 
 @contextmanager
-def watch_by_object(path: str) -> "Iterator[Queue[Any]]":
+def watch_by_object(path: str) -> "Iterator[Map[Any]]":
     """The same with the compiled C file. Its constants get the running kernel's offsets before it is loaded."""
     offsets = {f"{member}_offset": vmlinux().offset_of("task_struct", member) for member in ("real_parent", "tgid")}
     with ObjectFile.load(path, variables=offsets) as file:
         file.attach()
-        queue = file.maps["queue"]
-        assert isinstance(queue, Queue)
-        yield queue
+        yield file.maps["queue"]
 
 
 def main(arguments: list[str]) -> int:

@@ -8,7 +8,6 @@ Python only turns the handle, and looks at what is left. Needs CAP_BPF (before L
 
 import sys
 
-from rawbpf import Queue, Stack
 from rawbpf.objectfile import ObjectFile
 from rawbpf.program import ETH_HLEN
 
@@ -20,8 +19,6 @@ def main(arguments: list[str]) -> int:
     with ObjectFile.load(arguments[0]) as file:
         jobs, done = file.maps["jobs"], file.maps["done"]
         producer, worker = file.programs["producer"], file.programs["worker"]
-        assert isinstance(jobs, Queue)
-        assert isinstance(done, Stack)
         for weight in WEIGHTS:
             producer.run(bytes(ETH_HLEN + weight))
         for strength in (100, 500):

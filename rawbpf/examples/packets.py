@@ -8,7 +8,6 @@ Source: Documentation/bpf/map_queue_stack.rst. Needs CAP_BPF (before Linux 5.8: 
 
 import sys
 
-from rawbpf import Queue
 from rawbpf.objectfile import ObjectFile
 from rawbpf.program import ETH_HLEN
 
@@ -17,7 +16,6 @@ def main(arguments: list[str]) -> int:
     """Runs the filter over a dozen packets and prints which lengths the queue holds: there is room for ten."""
     with ObjectFile.load(arguments[0]) as file:
         queue, program = file.maps["queue"], file.programs["push_length"]
-        assert isinstance(queue, Queue)
         for length in range(100, 112):
             # The filter sees the packet without its Ethernet header.
             answer = program.run(bytes(ETH_HLEN + length)).retval
