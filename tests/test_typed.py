@@ -380,8 +380,11 @@ def assert_equal(kind: Any, theirs: Any, ours: Any) -> None:
     elif issubclass(kind, ctypes.Array):
         if kind._type_ in (ctypes.c_char, ctypes.c_ubyte):
             assert isinstance(ours, bytes) and len(ours) == kind._length_
-            # ctypes hands a char array over as far as the first NUL.
-            assert ours.partition(b"\0")[0] == theirs if kind._type_ is ctypes.c_char else ours == bytes(theirs)
+            if kind._type_ is ctypes.c_ubyte:
+                assert ours == bytes(theirs)
+            else:
+                # ctypes hands a char array over as far as the first NUL; one of length 0 sometimes as the array it is.
+                assert ours.partition(b"\0")[0] == getattr(theirs, "value", theirs)
             return
         assert len(ours) == kind._length_
         for their, our in zip(theirs, ours, strict=True):
