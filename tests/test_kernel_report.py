@@ -59,3 +59,37 @@ def test_a_report_that_was_cut_off():
     whole = DOCUMENT.format(count=0, cases="").encode()
     assert [run.name for run in report.parse(whole + whole[:-5], "6.1")] == ["root"]
     assert report.parse(b"", "6.1") == []
+
+
+class TestBudget:
+    """--budget: what is not done in time is not had (exit code 3), and a failed test is a failure nevertheless."""
+
+    @pytest.fixture
+    def main(self, monkeypatch, tmp_path):
+        """tests.kernels without QEMU: main(document, ended) is its exit code for one guest."""
+        from tests.kernels import __main__ as kernels
+
+        monkeypatch.setattr(kernels.initramfs, "build", lambda image, wheel: None)
+        monkeypatch.setattr(kernels.fetch, "kernel", lambda kernel, cache, refresh: tmp_path / "vmlinuz")
+
+        def run(document: str, *, ended: bool, budget: str) -> int:
+            guest = kernels.boot.Boot("", document.encode(), 1.0, ended)
+            monkeypatch.setattr(kernels.boot, "boot", lambda *arguments, **environment: guest)
+            return kernels.main(["6.1", "--budget", budget])
+
+        return run
+
+    def test_not_begun(self, main, capsys):
+        """Without time left no guest is begun."""
+        assert main("", ended=True, budget="0") == 3
+        assert "6.1 was not begun within the budget" in capsys.readouterr().out
+
+    def test_not_done(self, main, capsys):
+        """A guest that is killed at the end of the budget was not had."""
+        assert main("", ended=False, budget="60") == 3
+        assert "6.1 was not done within the budget" in capsys.readouterr().out
+
+    def test_a_failure_stays_one(self, main):
+        """Of a guest that is killed, what had failed by then is a failure."""
+        case = '<testcase classname="tests.test_x" name="t"><failure message="no"/></testcase>'
+        assert main(DOCUMENT.format(count=1, cases=case), ended=False, budget="60") == 1

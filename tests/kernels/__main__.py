@@ -6,13 +6,15 @@ ordinary user. Prints a table, what failed and the reasons of all skips (report.
 folder; needs qemu-system-x86, busybox, clang, and a pip that finds the test dependencies.
 
 Exit code: 0 if every test of every run passed or skipped as it should, 3 if some kernel could not be had and the others
-went well; else 1: also if a kernel did not boot or did not end in time.
+went well, or was not done within the --budget; else 1: also if a kernel did not boot or did not end in time.
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +63,7 @@ class Result(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        return self.had and bool(self.problem or any(run.failed for run in self.runs))
+        return any(run.failed for run in self.runs) or (self.had and bool(self.problem))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,13 +94,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="a version: 5.10, 6.1, 6.12, 7.2")
     parser.add_argument("--jobs", type=int, default=2, help="guests at a time, of 2 GiB each (default: 2)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds until a guest is killed (default: 900)")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="for all together: what is not done is not had")
     parser.add_argument("--refresh", action="store_true", help="fetch the archive's newest, whatever is cached")
     parser.add_argument("--wheel", type=Path, help="the rawbpf wheel to test (default: built from this folder)")
     parser.add_argument("--all", action="store_true", help="all tests, both as root and as an ordinary user: slow")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k memlock'")
     parser.add_argument("--consoles", type=Path, metavar="FOLDER", help="keep what the guests print in this folder")
     parser.add_argument("--cache", type=Path, default=cache / "rawbpf" / "kernels", help="default: %(default)s")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.deadline = math.inf if options.budget is None else time.monotonic() + options.budget
+    return options
 
 
 def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) -> Result:
@@ -107,13 +112,18 @@ def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) 
         vmlinuz = fetch.kernel(kernel, options.cache, options.refresh)
     except fetch.Unavailable as error:
         return Result(kernel, "", [], 0, f"could not be had: {error}", had=False)
+    left = options.deadline - time.monotonic()
+    if left <= 0:
+        return Result(kernel, vmlinuz.name, [], 0, "was not begun within the budget", had=False)
     console = consoles / f"console-{kernel}"
     print(f"{kernel} boots {vmlinuz.name}; its console: {console}", file=sys.stderr)
     try:
-        guest = boot.boot(vmlinuz, image, console, options.timeout, **_selection(options))
+        guest = boot.boot(vmlinuz, image, console, min(options.timeout, left), **_selection(options))
     except (OSError, CalledProcessError) as error:
         return Result(kernel, vmlinuz.name, [], 0, f"could not be booted: {error}")
     runs = report.parse(guest.report, kernel)
+    if not guest.ended and left < options.timeout:
+        return Result(kernel, vmlinuz.name, runs, guest.seconds, "was not done within the budget", had=False)
     problem = "" if guest.ended else f"was killed after {options.timeout:.0f} s\n"
     for name in RUNS:
         if name not in [run.name for run in runs]:
