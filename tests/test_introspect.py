@@ -10,7 +10,7 @@ import pytest
 
 from rawbpf import BPF_EXIST, Full, Queue, Unsupported, btf, introspect
 from rawbpf.privileges import Capability, has_capability
-from tests.conftest import IS_ROOT
+from tests.conftest import IS_ROOT, examples
 
 pytestmark = [
     pytest.mark.real_kernel(reason="programs"),
@@ -26,7 +26,7 @@ def test_through_push_evict_wrap_and_pop(kind):
     """qsize and snapshot follow every change, round the ring several times, and change nothing."""
     model: list[int] = []
     with kind("<I", 7) as m:
-        for number in range(200):
+        for number in range(examples(200)):
             if number % 3 == 2 and model:
                 model.remove(m.pop())
             elif number % 5 == 0:
