@@ -226,13 +226,13 @@ with rawbpf.Queue("<I", 100) as q:
 @pytest.mark.real_kernel(reason="memory is charged to a cgroup")
 def test_no_memory_for_a_bulk_call(memory_cgroup):
     """Where the memory cgroup has no room for a scratch, 1 MB, elements go one by one; with room again in the
-    kernel. A map of 4 GiB is ENOMEM."""
+    kernel. A map of nearly 4 GiB is ENOMEM."""
     code = f"""
 import errno, os, rawbpf, rawbpf.bulk
 data, out = bytes(15 * 500), bytearray(15 * 500)
 q = rawbpf.Queue(15, 1 << 17)
 with open({str(memory_cgroup / "cgroup.procs")!r}, "w") as file: file.write(str(os.getpid()))
-try: rawbpf.Queue(4096, (1 << 20) - 1)
+try: rawbpf.Queue(4096, (1 << 20) - 2)
 except rawbpf.BpfError as error: print(errno.errorcode[error.errno])
 usage, limit = {("memory.usage_in_bytes", "memory.limit_in_bytes")}
 if not os.path.exists({str(memory_cgroup)!r} + "/" + usage): usage, limit = "memory.current", "memory.max"
