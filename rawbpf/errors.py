@@ -150,8 +150,9 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     ),
     (Cmd.BPF_MAP_CREATE, errno.E2BIG): _Meaning(
         BpfError,
-        "{subject} can't be created with value_size {value_size}",
-        "the largest value is KMALLOC_MAX_SIZE: 4 MiB where pages have 4 KiB",
+        "{subject} can't be created with {max_entries} entries of {value_size} bytes",
+        # The second since a fix that 6.12.117 has, and 7.2.13 not yet: (max_entries + 1) * value_size must be a u32.
+        "the largest value is KMALLOC_MAX_SIZE (4 MiB where pages have 4 KiB), and some kernels refuse maps of 4 GiB",
     ),
     (Cmd.BPF_MAP_CREATE, errno.EINVAL): _Meaning(
         BpfError,

@@ -58,6 +58,15 @@ def test_an_errno_no_table_knows():
     assert errors.errno_name(9999) == "9999"
 
 
+def test_too_large_a_map():
+    """E2BIG of a creation is about value_size, or on some kernels (6.12.117) about 4 GiB: the text has both numbers."""
+    details = {"subject": "queue 'q'", "max_entries": 2**20 - 1, "value_size": 4096}
+    error = errors.bpf_error(Cmd.BPF_MAP_CREATE, errno.E2BIG, **details)
+    assert type(error) is BpfError
+    assert error.strerror == "queue 'q' can't be created with 1048575 entries of 4096 bytes"
+    assert "KMALLOC_MAX_SIZE" in error.hint and "4 GiB" in error.hint
+
+
 @pytest.mark.parametrize(
     "key", sorted(errors._BY_COMMAND), ids=lambda key: f"{key[0].name}-{errors.errno_name(key[1])}"
 )
