@@ -20,8 +20,10 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.creates
+@pytest.mark.admin
 def test_each_benchmark_prints_its_tables() -> None:
-    """A quick run of all benchmarks ends well, prints a table of each, and every row of a table has all its cells."""
+    """A quick run of all benchmarks ends well, prints a table of each, and every row of a table has all its cells.
+    (Counting what soak leaves needs CAP_PERFMON.)"""
     printed = run()
     for head in (
         "8-byte values, one per call",
