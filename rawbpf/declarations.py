@@ -171,18 +171,15 @@ def _btf_for_the_kernel(file: Elf) -> tuple[bytes, int]:
         (offset,) = struct.unpack_from("=I", data, relocation.offset)
         struct.pack_into("=I", data, relocation.offset, offset + relocation.symbol.offset & 0xFFFFFFFF)
     btf = Btf(bytes(data))
+    hidden = {symbol.name for symbol in file.symbols if symbol.hidden}
     for type_id in range(1, len(btf)):
         found = btf.type(type_id)
         if found.kind == Kind.DATASEC:
             _complete_section(data, btf, found, file.section(found.name))
-        elif found.kind == Kind.FUNC and _is_hidden(file, found.name):
+        elif found.kind == Kind.FUNC and found.name in hidden:
             # A hidden function is the file's own, and the verifier need not look at it by itself.
             data[btf.place(type_id) + 4] = 0
     return _with_empty_struct(data), len(btf)
-
-
-def _is_hidden(file: Elf, name: str) -> bool:
-    return any(symbol.hidden and symbol.name == name for symbol in file.symbols)
 
 
 def _complete_section(data: bytearray, btf: Btf, found: Type, section: Section | None) -> None:
@@ -338,6 +335,7 @@ def _check_relocations(records: btfext.BtfExt, btf: Btf) -> None:
 def _programs(
     linker: Linker, maps: dict[str, MapDeclaration], data: dict[str, DataSection]
 ) -> Iterator[ProgramDeclaration]:
+    by_offset = {declaration.offset: name for name, declaration in maps.items()}
     for function in linker.programs():
         section = function.section.name
         kind = kind_of_section(section)
@@ -348,16 +346,15 @@ def _programs(
         if kind is None:
             raise ObjectFileError(f"section {section!r}, function {function.name!r}: no program type has this name")
         linked = linker.link(function)
-        references = [_map_reference(reference, maps, data) for reference in linked.references]
+        references = [_map_reference(reference, by_offset, data) for reference in linked.references]
         yield ProgramDeclaration(function.name, kind, linked, references)
 
 
-def _map_reference(reference: Reference, maps: dict[str, MapDeclaration], data: dict[str, DataSection]) -> MapReference:
+def _map_reference(reference: Reference, maps: dict[int, str], data: dict[str, DataSection]) -> MapReference:
     section, offset = reference.section, reference.offset
     if section.name == ".maps":
-        for name, declaration in maps.items():
-            if declaration.offset == offset:
-                return MapReference(reference.slot, name, None)
+        if offset in maps:
+            return MapReference(reference.slot, maps[offset], None)
         raise ObjectFileError(f"{reference.where} refers to byte {offset} of section '.maps': no map begins there")
     if section.name not in data:
         raise ObjectFileError(f"{reference.where} refers to section {section.name!r}, which holds no variables")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 _EM_BPF = "EM_BPF"
 _SHF_ALLOC, _SHF_EXECINSTR, _SHF_COMPRESSED = 0x2, 0x4, 0x800
-_SHN_ABS, _SHN_COMMON = "SHN_ABS", "SHN_COMMON"
+_SHN_COMMON = "SHN_COMMON"
 
 # A .bss is a size and no bytes: what a map's value may have.
 _BSS_MAX = 64 << 20
@@ -92,7 +92,7 @@ def read(data: bytes) -> Elf:
     # What pyelftools raises for a file that is broken on purpose is not one class: ELFError, construct's own, KeyError,
     # UnicodeDecodeError, ZeroDivisionError, OverflowError have been seen.
     except Exception as error:
-        raise ObjectFileError(f"not a well-formed ELF file: {error or type(error).__name__}") from error
+        raise ObjectFileError(f"not a well-formed ELF file: {str(error) or type(error).__name__}") from error
 
 
 def _read(file: Any, length: int) -> Elf:
