@@ -199,13 +199,22 @@ _SIGNALS = {
 _thread_lock = threading.RLock()
 
 
+def _hold_lock() -> None:
+    _thread_lock.acquire()
+
+
+def _release_lock() -> None:
+    _thread_lock.release()
+
+
 def _new_lock() -> None:
     global _thread_lock
     _thread_lock = threading.RLock()
 
 
-# In the child there is no thread that could release it.
-os.register_at_fork(after_in_child=_new_lock)
+# A child that is forked while another thread is in a call would inherit that call's descriptors, and hold their flock()
+# for ever. So fork() waits for the call.
+os.register_at_fork(before=_hold_lock, after_in_parent=_release_lock, after_in_child=_new_lock)
 
 
 class SimulatedKernel:

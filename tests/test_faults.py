@@ -240,8 +240,8 @@ if not os.path.exists({str(memory_cgroup)!r} + "/" + usage): usage, limit = "mem
 def allow(more):
     with open({str(memory_cgroup)!r} + "/" + usage) as file: now = int(file.read())
     with open({str(memory_cgroup)!r} + "/" + limit, "w") as file: file.write(str(now + more))
-# The interpreter needs some memory too, or it is killed.
-allow(700 << 10)
+# The interpreter needs some memory too, or it is killed; each processor keeps up to 256 KiB of what is free in reserve.
+allow(400 << 10)
 fds = len(os.listdir("/proc/self/fd"))
 print(q.push_many(data), q.bulk.in_kernel, "no memory for the scratch" in q.bulk.why)
 print(len(os.listdir("/proc/self/fd")) == fds)

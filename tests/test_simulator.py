@@ -4,10 +4,12 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -22,7 +24,7 @@ from rawbpf.abi import Cmd
 from rawbpf.door import ffi, lib
 from rawbpf.privileges import kernel_version
 from rawbpf.simulator import NEWEST, SimulatedKernel
-from tests.conftest import IS_ADMIN, IS_ROOT
+from tests.conftest import IS_ADMIN, IS_ROOT, SLOWNESS
 
 # The running kernel against the simulated one
 
@@ -509,6 +511,41 @@ def test_processes_share_a_map(simulated, kind):
         assert os.waitpid(child, 0)[1] == 0
         with kind.open(f"{simulated.bpffs}/by_child") as again:
             assert again.pop() == b"abcd"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_fork_while_another_thread_is_in_a_call(simulated):
+    """A child forked in the middle of a thread's call can make calls of its own: the thread's lock is not left in it."""
+    stop = threading.Event()
+    with Queue("=I", 1000) as q:
+
+        def work():
+            while not stop.is_set():
+                q.push(1)
+                q.pop()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            for _ in range(30):
+                child = os.fork()
+                if child == 0:
+                    q.push(2)
+                    os._exit(0)
+                assert ended_well(child, 10 * SLOWNESS)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def ended_well(child: int, seconds: float) -> bool:
+    """Waits for a child, and kills it when that takes too long: one that hangs in a call has its signals blocked."""
+    deadline = time.monotonic() + seconds
+    while (waited := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.001)
+    return waited[1] == 0
 
 
 def test_a_child_does_not_take_the_directory_away(simulated):
