@@ -8,18 +8,24 @@ Source: Documentation/bpf/llvm_reloc.rst, Documentation/bpf/standardization/inst
 
 import struct
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rawbpf.asm import LD_IMM64, Pseudo
-from rawbpf.btfext import BtfExt
+from rawbpf.btfext import BtfExt, FuncRecord, LineRecord
 from rawbpf.elf import Elf, ObjectFileError, Relocation, Section
 
 _SLOT = 8
 _CALL = 0x85
 # src of a call to a kernel function (BPF_PSEUDO_KFUNC_CALL).
 _KFUNC = 2
+_Record = TypeVar("_Record", FuncRecord, LineRecord)
 _INSN = struct.Struct("=BBhi")
+
+# A kernel takes a million instructions in a program (BPF_COMPLEXITY_LIMIT_INSNS; 4096 before 5.2). Each program has its
+# own copy of what it calls: all of a file together may not need more memory than this many.
+_INSTRUCTIONS_MAX = 4_000_000
 
 
 class Function(NamedTuple):
@@ -56,6 +62,7 @@ class Linker:
 
     def __init__(self, elf: Elf, ext: BtfExt) -> None:
         self._ext = ext
+        self._left = _INSTRUCTIONS_MAX
         self._functions = {(f.section.number, f.start): f for f in _functions(elf)}
         self._relocations = {
             index: {relocation.offset: relocation for relocation in relocations}
@@ -75,6 +82,9 @@ class Linker:
 
         def place(function: Function) -> Iterator[Function]:
             """Puts the function at the end, and gives those it refers to."""
+            self._left -= function.size // _SLOT
+            if self._left < 0:
+                raise ObjectFileError(f"{_where(program)}: the programs have over {_INSTRUCTIONS_MAX:,} instructions")
             places[function] = first = len(code) // _SLOT
             code.extend(function.section.data[function.start : function.start + function.size])
             for slot, target in self._targets(function):
@@ -143,15 +153,21 @@ class Linker:
         lines: list[tuple[int, int, int, int]] = []
         complete_functions = complete_lines = True
         for function, first in places.items():
-            end = function.start + function.size
             shift = first * _SLOT - function.start
-            own = [r for r in self._ext.functions.get(function.section.name, []) if r.offset == function.start]
-            here = [r for r in self._ext.lines.get(function.section.name, []) if function.start <= r.offset < end]
-            functions += [((r.offset + shift) // _SLOT, r.type_id) for r in own[:1]]
+            own = _within(function, self._ext.functions)[:1]
+            here = _within(function, self._ext.lines)
+            functions += [((r.offset + shift) // _SLOT, r.type_id) for r in own]
             lines += [((r.offset + shift) // _SLOT, *r[1:]) for r in here]
-            complete_functions &= bool(own)
+            complete_functions &= bool(own) and own[0].offset == function.start
             complete_lines &= bool(here) and here[0].offset == function.start
         return functions if complete_functions else [], lines if complete_functions and complete_lines else []
+
+
+def _within(function: Function, records: dict[str, list[_Record]]) -> list[_Record]:
+    """Those of a section's records, which ascend, that are about the function's bytes."""
+    ascending = records.get(function.section.name, [])
+    begin = bisect_left(ascending, (function.start,))
+    return ascending[begin : bisect_left(ascending, (function.start + function.size,), begin)]
 
 
 def with_src(registers: int, src: int) -> int:

@@ -451,6 +451,22 @@ class TestBroken:
         with pytest.raises(ObjectFileError):
             read(target.read_bytes())
 
+    def test_more_instructions_than_any_kernel_takes(self, tmp_path: Path) -> None:
+        """Fifty programs that share a function of 100,000 instructions, a small file, do not take 40 MB and more."""
+        if shutil.which("clang") is None and not TOOLS_REQUIRED:
+            pytest.skip("clang is not installed")
+        source = tmp_path / "a.c"
+        programs = "".join(
+            f'__attribute__((section("socket"))) int p{i}(void *c) {{ return large(); }}\n' for i in range(50)
+        )
+        large = r"""static __attribute__((noinline)) int large(void) {
+            int result; asm volatile(".rept 100000\n %0 = 0\n .endr" : "=r"(result)); return result; }
+        """
+        source.write_text(large + programs)
+        subprocess.run(["clang", "-O2", "-g", "-target", "bpf", "-c", source, "-o", tmp_path / "a.o"], check=True)
+        with pytest.raises(ObjectFileError, match="the programs have over 4,000,000 instructions"):
+            read((tmp_path / "a.o").read_bytes())
+
     def test_cut_off(self, data: bytearray) -> None:
         """A file that ends early, wherever that is, is refused."""
         for end in range(0, len(data), 97):

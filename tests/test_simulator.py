@@ -515,7 +515,7 @@ def test_processes_share_a_map(simulated, kind):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_fork_while_another_thread_is_in_a_call(simulated):
-    """A child forked in the middle of a thread's call can make calls of its own: the thread's lock is not left in it."""
+    """A child forked in the middle of a thread's call can make calls of its own: the lock is not left in it."""
     stop = threading.Event()
     with Queue("=I", 1000) as q:
 
