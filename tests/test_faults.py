@@ -20,6 +20,7 @@ import threading
 import time
 import warnings
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -506,6 +507,25 @@ def test_signals_leave_no_descriptor(bpf_folder, seconds, monkeypatch):
         assert descriptors() == before
     assert sum(interrupted.values()) > 10
     assert q.closed
+
+
+@pytest.mark.real_kernel(reason="descriptors, programs and mounts are its own")
+@needs_3_11
+@pytest.mark.admin
+@pytest.mark.parametrize("seconds", [0.0007, 0.004])
+def test_signals_leave_nothing_of_an_object_file(bpf_folder, compiled, seconds, monkeypatch):
+    """The same for a file of maps, variables and programs, at any moment of loading, pinning and closing."""
+    path, interrupted = compiled("pinned"), 0
+    before = descriptors()
+    with warnings.catch_warnings(), interruptions(seconds) as run, monkeypatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda unraisable: None)
+        warnings.simplefilter("ignore")
+        deadline = time.monotonic() + min(SECONDS, 2)
+        while time.monotonic() < deadline:
+            interrupted += run(lambda: rawbpf.ObjectFile.load(path, pin_root=bpf_folder).close())
+            Path(bpf_folder, "shared").unlink(missing_ok=True)
+    assert descriptors() == before
+    assert interrupted > 3
 
 
 @pytest.mark.real_kernel(reason="many hands and no hook at the door")
