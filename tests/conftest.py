@@ -6,6 +6,7 @@ Markers say what a test needs; a test that needs nothing runs anywhere.
 - `admin`: CAP_SYS_ADMIN, for ids and mounts
 - `linux("5.2")`: a feature that came with that version; never skipped on a newer kernel
 - `linux(before="5.11")`: what was so until that version
+- `alike`: says the same on every kernel; tests.kernels leaves it out, where each second counts
 - `real_kernel(reason="...")`: the kernel itself. All others also run, as any user, with RAWBPF_SIMULATE=1
 
 A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails. tests.kernels lets three
@@ -52,6 +53,7 @@ def examples(count: int) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")
     config.addinivalue_line("markers", "admin: needs CAP_SYS_ADMIN")
+    config.addinivalue_line("markers", "alike: says the same on every kernel")
     config.addinivalue_line("markers", "real_kernel(reason): needs the kernel itself, not the simulated one")
     config.addinivalue_line("markers", "linux(since, before): needs Linux from `since` on, and before `before`")
 

@@ -16,6 +16,8 @@ import rawbpf
 from rawbpf import Queue, abidoor, door, layout
 from rawbpf._abi import ffi as abi_ffi
 
+pytestmark = pytest.mark.alike
+
 ROOT = Path(__file__).parent.parent
 NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so", "_abi.py", "tests")
 

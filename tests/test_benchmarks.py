@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
+pytestmark = [pytest.mark.alike, pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")]
 
 
 def run(*arguments: str) -> str:

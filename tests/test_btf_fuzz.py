@@ -15,6 +15,8 @@ from rawbpf.btf import Btf, BtfError, Builder, Kind, Member
 from rawbpf.btfvalues import BtfCodec
 from rawbpf.declarations import read
 
+pytestmark = pytest.mark.alike
+
 # Types tried of each blob: a blob may have more than time allows.
 TYPES = 60
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.alike
+
 # Everything that rawbpf encodes goes through struct's "=" and sys.byteorder.
 AS_BIG_ENDIAN = """
 import json, struct, sys

@@ -23,6 +23,8 @@ from rawbpf.door import DOOR
 from rawbpf.text import form_for
 from tests.conftest import IS_ROOT
 
+pytestmark = pytest.mark.alike
+
 SCRIPT = Path(sys.executable).parent / "rawbpf"
 COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "rawbpf"]
 

@@ -10,6 +10,8 @@ from rawbpf.abi import AttachType
 from rawbpf.door import ffi
 from rawbpf.fields import struct_of
 
+pytestmark = pytest.mark.alike
+
 
 def rows(text: str) -> list[tuple[int, int, str]]:
     """The (offset, size, field) of a drawing's rows."""

@@ -14,6 +14,8 @@ import pytest
 import rawbpf
 from tests.conftest import IS_ADMIN
 
+pytestmark = pytest.mark.alike
+
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(rawbpf.__path__, "rawbpf.")

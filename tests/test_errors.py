@@ -10,6 +10,8 @@ import rawbpf
 from rawbpf import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, errors
 from rawbpf.abi import ENOTSUPP, Cmd
 
+pytestmark = pytest.mark.alike
+
 
 @pytest.mark.parametrize(
     ("error", "caught_by"),

@@ -80,6 +80,7 @@ def test_detached_at_the_end(watch: Watch) -> None:
         assert keep.pop_many(10) == []
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("by", ["instructions", "object"])
 def test_on_the_command_line(compiled: Callable[[Path], Path], by: str) -> None:
     """`python -m rawbpf.examples.exec_watch` prints execs as they come, and ends with Ctrl-C."""

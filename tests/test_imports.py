@@ -7,6 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.alike
+
 
 def test_import_brings_only_what_maps_need():
     """The command line's and the tools' modules are loaded when they are asked for, and not before."""

@@ -4,6 +4,8 @@ import pytest
 
 from tests.kernels import report
 
+pytestmark = pytest.mark.alike
+
 DOCUMENT = (
     '<?xml version="1.0" encoding="utf-8"?>'
     '<testsuites><testsuite name="root" tests="{count}">{cases}</testsuite></testsuites>'

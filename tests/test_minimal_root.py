@@ -23,6 +23,7 @@ with Queue(8, 100, name="minimal") as q, Stack("<IH", 4) as s:
 
 missing = [tool for tool in ("unshare", "ldd", "chroot") if shutil.which(tool) is None]
 pytestmark = [
+    pytest.mark.alike,
     pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} is not installed"),
     pytest.mark.creates,
     pytest.mark.admin,

@@ -23,6 +23,8 @@ from rawbpf import BpfError
 from rawbpf.declarations import read
 from rawbpf.objectfile import ObjectFile, ObjectFileError
 
+pytestmark = pytest.mark.alike
+
 CASES = int(1500 * min(2.0, float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))))
 MEMORY = 1 << 30
 # More than the reading of a hundred broken files takes on a slow machine: what takes longer hangs.

@@ -19,7 +19,7 @@ from rawbpf.abi import Cmd
 from tests.conftest import TOOLS_REQUIRED
 
 README = Path(__file__).parent.parent / "README.md"
-pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not here")
+pytestmark = [pytest.mark.alike, pytest.mark.skipif(not README.exists(), reason="the README is not here")]
 
 
 @pytest.mark.admin

@@ -55,6 +55,7 @@ def test_prints_what_is_pushed(compiled: Compiled) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.alike
 def test_limit_and_json(compiled: Compiled) -> None:
     """--limit ends it, --json makes an object of each value, --print names the queue."""
     with subprocess.Popen(
@@ -81,6 +82,7 @@ def test_attach(compiled: Compiled) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -99,6 +101,7 @@ def test_usage(compiled: Compiled, arguments: list[str], says: str) -> None:
     assert says in result.stderr
 
 
+@pytest.mark.alike
 def test_what_is_not_supported(compiled: Compiled) -> None:
     """A file that can't be loaded is exit code 1 and one line with the section."""
     result = run(compiled("not_core"))
@@ -107,6 +110,7 @@ def test_what_is_not_supported(compiled: Compiled) -> None:
     assert "section 'socket', instruction 1: a CO-RE relocation of 'task_struct'" in result.stderr
 
 
+@pytest.mark.alike
 def test_without_pyelftools(compiled: Compiled) -> None:
     """Without the extra the text says what to install, with exit code 2."""
     code = "import sys; sys.modules['elftools.elf.elffile'] = None; from rawbpf.cli import main; sys.exit(main())"

@@ -129,6 +129,7 @@ def work(m, report):
         report.put((taken, type(m).__name__, fcntl.fcntl(m.fileno(), fcntl.F_GETFD) & fcntl.FD_CLOEXEC))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_map_as_an_argument(kind, method, tmp_path):
     """However the child is started, it has the map, its codec too, and the parent keeps its own."""
