@@ -72,7 +72,8 @@ _PAIR = struct.Struct("=II")
 _WORD = struct.Struct("=I")
 
 _MAGIC = 0xEB9F
-POINTER_SIZE = struct.calcsize("P")
+# clang -target bpf and 64-bit kernels have such pointers, also when a process has smaller ones.
+POINTER_SIZE = 8
 
 # How much a type may ask for: modifiers in a row and arrays in arrays (the kernel's limit too, MAX_RESOLVE_DEPTH),
 # bytes of a name (the kernel's is 512), members listed by fields().

@@ -59,11 +59,26 @@ def described(codec: Codec[Any], token_fd: int | None = None) -> Iterator[tuple[
     writer = _Writer()
     value = writer.codec(codec)
     key = writer.builder.struct("", 0, [])
-    fd = syscall.btf_load(writer.builder.encode(), token_fd)
+    blob = writer.builder.encode()
+    _check_floats(Btf(blob))
+    fd = syscall.btf_load(blob, token_fd)
     try:
         yield fd, key, value
     finally:
         os.close(fd)
+
+
+def _check_floats(btf: Btf) -> None:
+    """btf_float_check_member(): the kernel takes no misaligned floating-point number as a member."""
+    for composite in (btf.type(type_id) for type_id in range(1, len(btf))):
+        if composite.kind not in (Kind.STRUCT, Kind.UNION):
+            continue
+        for member in btf.members(composite):
+            found = btf.resolve(member.type_id)
+            offset = member.bit_offset // 8
+            if found.kind == Kind.FLOAT and offset % min(found.size, POINTER_SIZE):
+                where = f"member {member.name!r} of {composite.name or 'the values'!r}"
+                raise ValueError(f"btf=True: {where}, a {found.name}, is at byte {offset}, and BTF wants it aligned")
 
 
 # C's names for integers, by size and whether they are signed.
@@ -117,7 +132,8 @@ class _Writer:
         elif code in _FLOAT_CODES:
             made = self.builder.float(_FLOATS[size], size)
         elif code in _POINTER_CODES:
-            made = self.builder.pointer()
+            # The pointer of a 32-bit process is no pointer to a 64-bit kernel.
+            made = self.builder.pointer() if size == POINTER_SIZE else self._scalar("I", size)
         elif code == "?":
             made = self.builder.integer("_Bool", size, boolean=True)
         elif code == "c":

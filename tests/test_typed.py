@@ -309,6 +309,11 @@ class Named(ctypes.Structure):
     _fields_ = [("größe", ctypes.c_uint32)]
 
 
+class Packed(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = [("a", ctypes.c_uint8), ("ratio", ctypes.c_float)]
+
+
 class Own:
     size = 4
 
@@ -328,6 +333,8 @@ class Own:
         (ctypes.py_object, ValueError, "no type for the code 'O'"),
         (Own(), TypeError, "nothing is known of the values of"),
         ("70000b", ValueError, "too many members"),
+        ("=Id", ValueError, "member 'f1' of 'the values', a double, is at byte 4, and BTF wants it aligned"),
+        (Packed, ValueError, "member 'ratio' of 'Packed', a float, is at byte 1"),
     ],
 )
 def test_what_can_not_be_described(no_calls, spec, error, text):
