@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import signal
 import threading
 import time
@@ -11,7 +10,6 @@ import pytest
 
 from rawbpf import NotPermitted, Queue, Stack, open_map
 from rawbpf.follow import BackOff
-from tests.conftest import SLOWNESS
 
 pytestmark = pytest.mark.creates
 
@@ -184,8 +182,9 @@ def test_a_signal_that_raises_loses_nothing():
         signal.signal(signal.SIGALRM, previous)
 
 
-def test_an_idle_follower_sleeps():
-    """Waiting costs below 1 % of a CPU, in `for` and in `async for`."""
+def test_an_idle_follower_sleeps(sent):
+    """Waiting is asking ever less often, in `for` and in `async for`: in 2.5 seconds some 8 times while the pauses are
+    shortest, 55 times while they grow to 50 ms, 42 times after that."""
 
     class Enough(Exception):
         pass
@@ -201,13 +200,11 @@ def test_an_idle_follower_sleeps():
     try:
         with Queue("=I", 20) as q:
             for follow in (lambda: list(q.follow()), lambda: asyncio.run(asyncio.wait_for(wait(q), 2))):
-                before = resource.getrusage(resource.RUSAGE_SELF)
+                sent.clear()
                 signal.setitimer(signal.ITIMER_REAL, 2.5)
                 with pytest.raises((Enough, asyncio.TimeoutError)):
                     follow()
-                after = resource.getrusage(resource.RUSAGE_SELF)
-                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-                assert used < 0.025 * SLOWNESS
+                assert len(sent) < 130
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
