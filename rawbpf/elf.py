@@ -7,6 +7,7 @@ Source: Documentation/bpf/llvm_reloc.rst, the ELF specification.
 """
 
 import io
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -79,9 +80,23 @@ class Elf(NamedTuple):
         return next((section for section in self.sections if section.name == name), None)
 
 
+_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
 def read(data: bytes) -> Elf:
     """The object file in `data`. Raises ObjectFileError; ImportError without pyelftools."""
     try:
+        from elftools.common.exceptions import ELFError
+        from elftools.construct import ConstructError
         from elftools.elf.elffile import ELFFile
     except ImportError:
         raise ImportError("reading object files needs pyelftools: pip install 'rawbpf[elf]'") from None
@@ -89,9 +104,8 @@ def read(data: bytes) -> Elf:
         return _read(ELFFile(io.BytesIO(data)), len(data))
     except ObjectFileError:
         raise
-    # What pyelftools raises for a file that is broken on purpose is not one class: ELFError, construct's own, KeyError,
-    # UnicodeDecodeError, ZeroDivisionError, OverflowError have been seen.
-    except Exception as error:
+    # Broken files make pyelftools raise all of these. What a signal handler raises is something else.
+    except (ELFError, ConstructError, struct.error, *_ERRORS) as error:
         raise ObjectFileError(f"not a well-formed ELF file: {str(error) or type(error).__name__}") from error
 
 

@@ -391,8 +391,8 @@ class _Loader:
 
 def _check_info(declaration: MapDeclaration, info: syscall.MapInfo) -> None:
     """What is pinned under a map's name must be such a map."""
-    # These two belong to a descriptor, not to the map.
-    flags = declaration.map_flags & ~(MapFlag.BPF_F_RDONLY | MapFlag.BPF_F_WRONLY)
+    # These two belong to a descriptor, not to the map. (Until Python 3.11.3 the complement of a flag loses members.)
+    flags = declaration.map_flags & ~int(MapFlag.BPF_F_RDONLY | MapFlag.BPF_F_WRONLY)
     for field in ("type", "key_size", "value_size", "max_entries", "map_flags"):
         there, wanted = getattr(info, field), getattr(declaration._replace(map_flags=flags), field)
         if there != wanted:
