@@ -334,12 +334,12 @@ class SimulatedKernel:
         return fd
 
     @contextmanager
-    def opened(self, fd: int) -> Iterator[_Map]:
+    def opened(self, fd: int, to_freeze: bool = False) -> Iterator[_Map]:
         """The map of a descriptor that has been checked."""
-        if _access(fd) != os.O_WRONLY:
+        # The header can't be read through a write-only descriptor, nor be written through a read-only one.
+        if _access(fd) == os.O_RDWR or (_access(fd) == os.O_RDONLY and not to_freeze):
             yield _Map(fd)
             return
-        # A write-only descriptor can't read the header.
         file = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
         try:
             yield _Map(file)
@@ -651,7 +651,7 @@ def _batch(kernel: SimulatedKernel, attr: _Attr) -> int:
 def _map_freeze(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
     fd = kernel.checked(attr["map_fd"])
-    with kernel.opened(fd) as found:
+    with kernel.opened(fd, to_freeze=True) as found:
         if kernel.version >= (6, 5):
             _refuse(not kernel.permitted(fd) & os.W_OK, errno.EPERM)
         else:

@@ -672,6 +672,18 @@ def test_versions_of_a_faulting_pop(kernel, expected):
         assert q.pop() == b"efgh"
 
 
+@pytest.mark.parametrize(
+    ("kernel", "access", "expected"),
+    [("6.4", "r", 0), ("6.4", "w", 0), ("6.5", "r", errno.EPERM), ("6.5", "w", 0)],
+)
+def test_versions_of_freezing_by_access(kernel, access, expected):
+    """Before 6.5 a descriptor's mode did not matter for freezing; since then it must permit writing."""
+    with rawbpf.simulate(kernel=kernel) as simulated, Queue(4, 3) as q:
+        q.pin(f"{simulated.bpffs}/q")
+        with Queue.open(f"{simulated.bpffs}/q", access=access) as other:
+            assert errno_of(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=other.fileno()), 4) == expected
+
+
 def test_versions_of_commands():
     """FREEZE came with 5.2, batches with 5.6; a second freeze was EBUSY before 6.5."""
     for kernel, freeze, again in (
