@@ -21,6 +21,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rawbpf
 
 NOT_IN_PROJECT = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so", "_abi.py")
 
+# What commands there know of the environment here.
+KEPT = re.compile(r"PIP_|https?_proxy$|no_proxy$|RAWBPF_STRESS_SECONDS$", re.IGNORECASE)
+
 # Mounts go with the namespace, whatever becomes of the command. No chroot: in one the kernel makes no user namespace.
 ENTER = """
 set -e
@@ -82,7 +85,7 @@ def _copy_surroundings(root: Path) -> None:
 
 def run(root: Path, architecture: str, command: str, **environment: str) -> int:
     """Runs a shell command in the root, in /project; returns its exit code."""
-    kept = {name: value for name, value in os.environ.items() if re.match(r"PIP_|https?_proxy$|no_proxy$", name, re.I)}
+    kept = {name: value for name, value in os.environ.items() if KEPT.match(name)}
     kept |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **environment}
     shell = ["/bin/bash", "-euo", "pipefail", "-c", command]
     return enter(root, "/project", shell, kept, MACHINES[architecture]).returncode
