@@ -21,7 +21,7 @@ with Queue(8, 100, name="minimal") as q, Stack("<IH", 4) as s:
         print(door.DOOR, os.path.exists("/proc"), pushed, len(p.pop_many(100)), p.bulk.in_kernel, s.pop())
 """
 
-missing = [tool for tool in ("unshare", "ldd", "chroot") if shutil.which(tool) is None]
+missing = [tool for tool in ("unshare", "ldd", "chroot", "cc") if shutil.which(tool) is None]
 pytestmark = [
     pytest.mark.alike,
     pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} is not installed"),
