@@ -181,7 +181,7 @@ class TestTypedMaps:
     @pytest.mark.linux("5.13")
     def test_floating_point(self, kind):
         """Floats and doubles, since the kernel knows their kind."""
-        with kind("fd", 2, btf=True) as m, kind.from_id(m.id, BTF) as typed:
+        with kind("df", 2, btf=True) as m, kind.from_id(m.id, BTF) as typed:
             m.push((0.5, -0.25))
             assert typed.pop() == (0.5, -0.25)
 
