@@ -16,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 # ASAN itself reads /proc.
 WITHOUT = ("-p", "no:cacheprovider", "--deselect", "tests/test_faults.py::test_no_proc")
 
+# Other programs go without: bpftool's dumps would take minutes.
+TOOLS = ("bpftool", "clang", "cc", "gcc", "llvm-mc", "llvm-strip", "readelf", "ip", "mount", "umount")
+
 FLAGS = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 
 
@@ -40,11 +43,23 @@ def libraries() -> str:
     return " ".join(os.path.realpath(path) for path in found)
 
 
+def unburdened(folder: Path) -> str:
+    """A PATH on which the tools run without LD_PRELOAD."""
+    for tool in filter(shutil.which, TOOLS):
+        wrapper = folder / tool
+        wrapper.write_text(f'#!/bin/sh\nunset LD_PRELOAD\nexec {shutil.which(tool)} "$@"\n')
+        wrapper.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rawbpf-sanitize-") as name:
         folder = Path(name)
         build(folder)
+        tools = folder / "tools"
+        tools.mkdir()
         environment = os.environ | {
+            "PATH": unburdened(tools),
             "LD_PRELOAD": libraries(),
             "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:verify_asan_link_order=0",
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
