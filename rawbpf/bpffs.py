@@ -1,15 +1,13 @@
 """bpffs, the file system that pins live in: where it is mounted, and a private one for a while."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rawbpf import door
 
-_CLONE_NEWNS = 0x00020000
-_MS_REC = 0x4000
-_MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 
 
@@ -17,12 +15,27 @@ def mounts() -> list[str]:
     """Where a bpffs is mounted, as this process sees it; empty if nowhere or /proc does not tell."""
     if door.simulated is not None:
         return [door.simulated.bpffs]
+    return [path for path, _ in _mounts()]
+
+
+def delegating_mounts() -> list[str]:
+    """Where a bpffs that delegates something is mounted: what Token.open() takes."""
+    return [path for path, options in _mounts() if b"delegate_" in options]
+
+
+def _mounts() -> list[tuple[str, bytes]]:
+    """Each bpffs with the options it was mounted with."""
     try:
-        with open("/proc/self/mounts") as file:
+        with open("/proc/self/mounts", "rb") as file:
             entries = [line.split() for line in file]
     except OSError:
         return []
-    return [os.fsdecode(entry[1].encode().decode("unicode_escape")) for entry in entries if entry[2] == "bpf"]
+    return [(_unescaped(path), options) for _, path, kind, options, *_ in entries if kind == b"bpf"]
+
+
+def _unescaped(path: bytes) -> str:
+    """The kernel writes blanks and backslashes as three octal digits (mangle_path())."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path))
 
 
 @contextmanager
@@ -44,12 +57,6 @@ def mounted() -> Iterator[str]:
             yield folder
         finally:
             _libc("umount2", os.fsencode(folder), _MNT_DETACH)
-
-
-def leave_mount_namespace() -> None:
-    """Gives this process mounts of its own: what it mounts from now on nobody else sees, and it ends with it."""
-    _libc("unshare", _CLONE_NEWNS)
-    _libc("mount", b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
 
 
 def _libc(name: str, *arguments: bytes | int | None) -> None:

@@ -5,7 +5,10 @@ One function per command, `_name(options)`, which returns the exit code; _parser
 """
 
 import argparse
+import errno
+import io
 import json
+import math
 import os
 import re
 import sys
@@ -15,7 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
-from rawbpf.abi import BPF_ANY, BPF_EXIST
+from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd
 from rawbpf.door import DOOR
 from rawbpf.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsupported, errno_name
 from rawbpf.maps import Map, Queue, Stack, map_from_fd, maps, open_map
@@ -38,6 +41,12 @@ class UsageError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 1 error, 2 usage, 3 empty or full, 4 not permitted."""
+    # Python has None for one that is closed. Without stdout there is no place for what comes out of a map.
+    if sys.stdin is None or sys.stderr is None or sys.stdout is None:
+        return _report(UsageError("stdin, stdout and stderr must be open"), as_json=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of maps and pins may be any bytes.
+        sys.stdout.reconfigure(errors="surrogateescape")
     options = _parser().parse_args(arguments)
     try:
         with _traced(options.trace):
@@ -50,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError, TypeError, UsageError, NotReturned) as error:
+    except (OSError, ValueError, TypeError, LookupError, MemoryError, UsageError, NotReturned) as error:
         return _report(error, getattr(options, "json", False))
 
 
@@ -73,12 +82,13 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 def _report(error: Exception, as_json: bool) -> int:
     """Says on stderr what went wrong; returns the exit code."""
     if as_json:
-        said: dict[str, Any] = {"error": getattr(error, "strerror", None) or str(error)}
+        said: dict[str, Any] = {"error": str(error)}
         if isinstance(error, BpfError):
+            said["error"] = error.strerror
             said |= {"errno": errno_name(error.errno or 0), "command": error.cmd.name, "hint": error.hint}
         print(json.dumps(said), file=sys.stderr)
     else:
-        print(f"rawbpf: {error}", file=sys.stderr)
+        print(f"rawbpf: {error or type(error).__name__}", file=sys.stderr)
     return next((code for kind, code in _CODES if isinstance(error, kind)), ERROR)
 
 
@@ -204,11 +214,8 @@ def _push(options: argparse.Namespace) -> int:
         if not feed.full:
             return result
         hint = "pop first, or --exist to overwrite the oldest, or --wait"
-        print(
-            f"rawbpf: {describe(m.info())} is full ({m.max_entries} entries): {feed.pushed} pushed; {hint}",
-            file=sys.stderr,
-        )
-        return EMPTY_OR_FULL
+        what = f"{describe(m.info())} is full ({m.max_entries} entries): {feed.pushed} pushed"
+        return _report(Full(errno.E2BIG, what, Cmd.BPF_MAP_UPDATE_ELEM, hint), options.json)
 
 
 def _encoded(form: Form, text: str) -> bytes:
@@ -227,26 +234,28 @@ def _peek(options: argparse.Namespace) -> int:
 
 def _pop(options: argparse.Namespace) -> int:
     with open_map(options.map) as m:
-        line = _line(options, _form(options, m))
-        values = m.pop_many(options.count)
-        # An empty map's error is pop()'s to raise.
-        _write(map(line, values or [m.pop()]))
+        if not _written(m, _line(options, _form(options, m)), options.count, follow=False) and m.peek(None) is None:
+            raise Empty(errno.ENOENT, f"{describe(m.info())} is empty", Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM)
     return DONE
 
 
 def _drain(options: argparse.Namespace) -> int:
     with open_map(options.map) as m:
-        line = _line(options, _form(options, m))
         limit = options.limit
         if limit is None and not options.follow:
             # Or a live producer makes it endless.
             limit = m.max_entries
-        try:
-            drain(m, line, sys.stdout.fileno(), limit=limit, follow=options.follow)
-        except NotReturned as error:
-            sys.stderr.buffer.writelines(map(line, error.values))
-            raise
+        _written(m, _line(options, _form(options, m)), limit, options.follow)
     return DONE
+
+
+def _written(m: Map[bytes], line: Callable[[bytes], bytes], limit: int | None, follow: bool) -> int:
+    """Drains to stdout; returns how many values. What can neither be written nor go back appears on stderr."""
+    try:
+        return drain(m, line, sys.stdout.fileno(), limit=limit, follow=follow)
+    except NotReturned as error:
+        sys.stderr.buffer.writelines(map(line, error.values))
+        raise
 
 
 def _size(options: argparse.Namespace) -> int:
@@ -348,7 +357,7 @@ def _run(options: argparse.Namespace) -> int:
         form = _form(options, typed) if asked or type(typed._codec) is RawBytes else ByType(typed._codec)
         # The same map, with values as bytes: what can't be written goes back as it came.
         with map_from_fd(os.dup(typed.fileno())) as m:
-            drain(m, _line(options, form), sys.stdout.fileno(), limit=options.limit, follow=True)
+            _written(m, _line(options, form), options.limit, follow=True)
     return DONE
 
 
@@ -381,6 +390,8 @@ def _variable(text: str) -> tuple[str, Any]:
             return name, vmlinux().offset_of(*offset.groups())
         except KeyError as error:
             raise argparse.ArgumentTypeError(f"{value}: this kernel's BTF has no {error}") from None
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{value}: this kernel's BTF can't be read: {error}") from None
     try:
         return name, integer(value)
     except ValueError:
@@ -586,8 +597,18 @@ def _running(command: argparse.ArgumentParser) -> None:
 
 
 def _watching(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between two looks (1)")
+    command.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks (1)")
     command.add_argument("--count", type=_count, metavar="N", help="end after so many")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _count(text: str) -> int:

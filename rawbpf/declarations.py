@@ -40,7 +40,8 @@ _UNSUPPORTED = {
 
 
 class MapDeclaration(NamedTuple):
-    """A map as the C file wants it. The type ids are those of the file's BTF, 0 where only a size is given."""
+    """A map as the C file wants it, by its whole name there. The type ids are those of the file's BTF, 0 where only a
+    size is given."""
 
     name: str
     offset: int
@@ -262,7 +263,7 @@ def _map(btf: Btf, name: str, offset: int, definition: Type) -> MapDeclaration:
     if numbers["pinning"] not in (LIBBPF_PIN_NONE, LIBBPF_PIN_BY_NAME):
         raise ObjectFileError(f"pinning {numbers['pinning']} is not LIBBPF_PIN_BY_NAME")
     return MapDeclaration(
-        name[: BPF_OBJ_NAME_LEN - 1],
+        name,
         offset,
         MapType(numbers.pop("type")),
         **numbers,

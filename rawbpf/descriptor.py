@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -58,6 +58,10 @@ class Descriptor:
         traceback: "TracebackType | None",
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        # A copy would close the descriptor once more.
+        raise TypeError(f"a {type(self).__name__} is a descriptor of this process: no copies, no pickles")
 
     def __del__(self) -> None:
         if self._fd >= 0:

@@ -8,7 +8,7 @@ import operator
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, cast
 
 from rawbpf.abi import Cmd
 from rawbpf.door import ffi
@@ -61,9 +61,7 @@ def command_of(cmd: SupportsIndex | str) -> Cmd:
 
 
 def _bytes_of(attr: "CData | Buffer") -> bytes:
-    if isinstance(attr, (bytes, bytearray, memoryview)):
-        return bytes(attr)
-    return bytes(ffi.buffer(attr))  # type: ignore[arg-type]
+    return bytes(ffi.buffer(attr)) if isinstance(attr, ffi.CData) else memoryview(cast("Buffer", attr)).tobytes()
 
 
 def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None = None, *, foreign: bool = False) -> str:

@@ -169,16 +169,6 @@ def _lockdown() -> str:
     return text.partition("[")[2].partition("]")[0]
 
 
-def _token_mounts() -> list[str]:
-    """Where a bpffs that delegates something is mounted: what Token.open() takes."""
-    try:
-        with open("/proc/self/mounts") as file:
-            entries = [line.split() for line in file]
-    except OSError:
-        return []
-    return [entry[1] for entry in entries if entry[2] == "bpf" and "delegate_" in entry[3]]
-
-
 _SHOWN = (Capability.CAP_BPF, Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN)
 
 _FACTS: dict[str, Callable[[], Any]] = {
@@ -190,7 +180,7 @@ _FACTS: dict[str, Callable[[], Any]] = {
     "unprivileged_bpf_disabled": unprivileged_bpf_disabled,
     "rlimit_memlock": _rlimit_memlock,
     "bpffs": bpffs.mounts,
-    "bpffs_with_delegation": _token_mounts,
+    "bpffs_with_delegation": bpffs.delegating_mounts,
     "security_modules": security_modules,
     "lockdown": _lockdown,
     "kernel_btf": lambda: os.access(btf.VMLINUX, os.R_OK),
@@ -238,7 +228,7 @@ def _bulk(q: Queue[Any]) -> Check:
     if status.in_kernel:
         return Check("bulk", True, evidence + f"many in a call ({status.why})")
     perfmon = lacking(Capability.CAP_PERFMON, certain=False) if is_privileged(Capability.CAP_PERFMON) is False else None
-    cause = why_not_permitted(Cmd.BPF_PROG_LOAD) if "EPERM" in status.why else perfmon
+    cause = why_not_permitted(Cmd.BPF_PROG_LOAD) if status.why.startswith("not permitted") else perfmon
     return Check("bulk", False, evidence + f"a call for each, for {status.why}", cause)
 
 

@@ -8,7 +8,7 @@ expects of such an event.
 import errno
 import os
 import queue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rawbpf import privileges
 from rawbpf.abi import ENOTSUPP, Cmd, MapType
@@ -38,8 +38,9 @@ class BpfError(OSError):
         text = f"{self.strerror} [{self.cmd.name}: {errno_name(self.errno or 0)}]"
         return f"{text}; {self.hint}" if self.hint else text
 
-    def __reduce__(self) -> tuple[type["BpfError"], tuple[int | None, str | None, Cmd, str]]:
-        return type(self), (self.errno, self.strerror, self.cmd, self.hint)
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {**self.__dict__, "filename": self.filename}
+        return type(self), (self.errno, self.strerror, self.cmd, self.hint), state
 
 
 class Empty(BpfError, queue.Empty):

@@ -46,8 +46,7 @@ class Follow(Generic[T]):
     def __init__(self, drain: Callable[[], Iterator[T]], poll: float) -> None:
         self._drain = drain
         self._poll = poll
-        self._back_off = BackOff(poll)
-        self._values: Iterator[T] = iter(())
+        BackOff(poll)  # refuses a poll that makes no sense
 
     def __iter__(self) -> Iterator[T]:
         back_off = BackOff(self._poll)
@@ -61,8 +60,20 @@ class Follow(Generic[T]):
             else:
                 time.sleep(back_off.pause())
 
-    def __aiter__(self) -> "Follow[T]":
-        self._back_off.arrived()
+    def __aiter__(self) -> "_Arriving[T]":
+        return _Arriving(self._drain, self._poll)
+
+
+class _Arriving(Generic[T]):
+    """One `async for`: it goes when the loop is left, and with it the drain that is under way."""
+
+    def __init__(self, drain: Callable[[], Iterator[T]], poll: float) -> None:
+        self._drain = drain
+        self._back_off = BackOff(poll)
+        self._values: Iterator[T] = iter(())
+        self._came = False
+
+    def __aiter__(self) -> "_Arriving[T]":
         return self
 
     async def __anext__(self) -> T:
@@ -80,5 +91,3 @@ class Follow(Generic[T]):
                 await sleep(self._back_off.pause())
             self._came = False
             self._values = self._drain()
-
-    _came = False

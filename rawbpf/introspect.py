@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rawbpf import btf, syscall
@@ -75,16 +76,20 @@ def _ring() -> _Ring:
 class Inspector:
     """The programs that look into one map; loaded when first needed. close() gives them back."""
 
-    def __init__(self, map_fd: int, info: syscall.MapInfo) -> None:
-        self._map_fd = map_fd
+    def __init__(self, map_fileno: Callable[[], int], info: syscall.MapInfo) -> None:
+        self._map_fileno = map_fileno
         self._info = info
-        self._counter: Program | None = None
+        self._loaded: dict[str, Program] = {}
 
     def qsize(self) -> int:
         """The number of elements in the map."""
-        if self._counter is None:
-            self._counter = _load(_counting(self._map_fd), "rawbpf_qsize")
-        return self._counter.run(bytes(ETH_HLEN)).retval
+        counter = self._loaded.get("qsize")
+        if counter is None:
+            made = self._looking(_counting, "rawbpf_qsize")
+            counter = self._loaded.setdefault("qsize", made)
+            if counter is not made:
+                made.close()  # another thread was first
+        return counter.run(bytes(ETH_HLEN)).retval
 
     def snapshot(self) -> list[bytes]:
         """The raw elements in pop order."""
@@ -121,7 +126,7 @@ class Inspector:
         self, scratch: int, memory: mmap.mmap, length: int, chunk: int
     ) -> tuple[tuple[int, int], bytes, tuple[int, int]]:
         ring, ends = bytearray(), []
-        with _load(_copying(self._map_fd, scratch, chunk), "rawbpf_snapshot") as copier:
+        with self._looking(lambda fd: _copying(fd, scratch, chunk), "rawbpf_snapshot") as copier:
             while len(ring) < length:
                 part = min(chunk, length - len(ring))
                 struct.pack_into("=QQ", memory, _FROM, len(ring), part)
@@ -134,11 +139,26 @@ class Inspector:
             ends.append(struct.unpack_from("=II", memory, _HEAD))
         return ends[0], bytes(ring), ends[-1]
 
+    def _looking(self, code: Callable[[int], list[Item]], name: str) -> Program:
+        """The program that `code` makes for the map's descriptor. If another thread has closed the map meanwhile, that
+        number may be another map's: ValueError, as for any call after close()."""
+        try:
+            program = _load(code(self._map_fileno()), name)
+        except BpfError:
+            self._map_fileno()
+            raise
+        try:
+            self._map_fileno()
+        except ValueError:
+            program.close()
+            raise
+        return program
+
     def close(self) -> None:
         """Gives the program back."""
-        if self._counter is not None:
-            self._counter.close()
-            self._counter = None
+        for program in self._loaded.values():
+            program.close()
+        self._loaded.clear()
 
 
 def _counting(map_fd: int) -> list[Item]:

@@ -17,6 +17,7 @@ import errno
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -146,6 +147,10 @@ class Many:
                 # child it is the parent's.
                 if raw and self._forks == forks:
                     self.held += (((raw,), given),)
+                    # Nobody comes for them any more.
+                    if self._fd < 0 and (left := len(raw) // self._size - given):
+                        what = f"{left} elements of {owner!r} were popped and never handed over"
+                        warnings.warn(what, RuntimeWarning, stacklevel=2)
 
     def _raw_and_decoded(self, chunks: "list[Buffer]") -> tuple[bytes, list[Any]]:
         raw = b"".join(chunks)
@@ -162,7 +167,7 @@ class Many:
 
     def first_held(self) -> bytes | None:
         """The element that comes first in the next pop, if it was taken out of the kernel already."""
-        me = self._me()
+        me = self.check_free()
         try:
             self._acquire(me)
             self._merge()
@@ -175,7 +180,7 @@ class Many:
     def _take(self, limit: int, use: "Callable[[list[Any]], R]", everything_held: bool = False) -> "R":
         """Takes up to `limit` elements and returns use(chunks) of their raw bytes; on an exception all are held."""
         raws: Held = []
-        me = self._me()
+        me = self.check_free()
         try:
             self._acquire(me)
             if self.held:
@@ -304,7 +309,7 @@ class Many:
         pushed = self._push_singly(data, 0, few, flags)
         if pushed < few or pushed == total:
             return pushed
-        me = self._me()
+        me = self.check_free()
         try:
             self._acquire(me)
             kernel = self._in_kernel()
@@ -371,7 +376,7 @@ class Many:
 
     def close(self) -> int:
         """Gives the scratch and the programs back. Returns how many elements were never handed over."""
-        me = self._me()
+        me = self.check_free()
         try:
             self._acquire(me)
             self._merge()
@@ -402,10 +407,11 @@ class Many:
 
     # The lock
 
-    def _me(self) -> int:
+    def check_free(self) -> int:
+        """This thread's number. RuntimeError if a bulk call of it is under way."""
         me = threading.get_ident()
         if self._owner == me:
-            raise RuntimeError("a signal handler can't use the map whose bulk call it interrupts")
+            raise RuntimeError("a codec or a signal handler can't use the map in whose bulk call it runs")
         return me
 
     def _acquire(self, me: int) -> None:

@@ -410,11 +410,13 @@ class Map(Descriptor, Generic[T]):
         return [self._decode(element) for element in self._inspected().snapshot()]
 
     def _inspected(self) -> "Inspector":
-        fd = self.fileno()
+        self.fileno()
         if self._inspector is None:
             from rawbpf.introspect import Inspector
 
-            self._inspector = Inspector(fd, self._info)
+            # Another thread may be first.
+            self.__dict__.setdefault("_inspector", Inspector(self.fileno, self._info))
+        assert self._inspector is not None
         return self._inspector
 
     # Elements that were taken out of the kernel and not handed over
@@ -489,7 +491,7 @@ class Map(Descriptor, Generic[T]):
         """Gives the descriptor away: the caller closes it, this object counts as closed."""
         fd = self.fileno()
         self._fd = -1
-        self._release()
+        self._warn_of(self._release())
         return fd
 
     def close(self) -> None:
@@ -497,6 +499,8 @@ class Map(Descriptor, Generic[T]):
 
         Warns (RuntimeWarning) if elements were taken out of the kernel and not handed over: see take_held().
         """
+        if self._fd >= 0:
+            self._many.check_free()
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
@@ -504,8 +508,12 @@ class Map(Descriptor, Generic[T]):
             held = self._release()
         finally:
             os.close(fd)
+        self._warn_of(held)
+
+    def _warn_of(self, held: int) -> None:
         if held:
-            warnings.warn(f"{held} elements of {self!r} were popped and never handed over", RuntimeWarning, 2)
+            what = f"{held} elements of {self!r} were popped and never handed over"
+            warnings.warn(what, RuntimeWarning, stacklevel=3)
 
     def _release(self) -> int:
         """Closes what bulk calls and qsize() opened; returns how many elements are held."""

@@ -24,14 +24,14 @@ def set_memlock_rlimit(enabled: bool) -> None:
     _enabled = enabled
 
 
-def retry(call: Callable[[], int]) -> tuple[int, str]:
-    """After an EPERM: raises the limit if that may help, and calls again.
+def retry(refused: int, call: Callable[[], int]) -> tuple[int, str]:
+    """After a call was `refused`, -EPERM: raises the limit if that may help, and calls again.
 
-    Returns the call's result, and a hint for the error if it still is one and the limit is the likely reason.
+    Returns the last call's result, and a hint for the error if it still is one and the limit is the likely reason.
     """
     permitted = is_capable(Cmd.BPF_MAP_CREATE) is not False and in_initial_user_namespace() is not False
     if kernel_version() >= (5, 11) or not permitted:
-        return call(), ""
+        return refused, ""
     import resource
 
     if _enabled:

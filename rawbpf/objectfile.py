@@ -229,7 +229,7 @@ def _map_attr(declaration: MapDeclaration) -> "CData":
     """The attr of MAP_CREATE, for a queue or stack with all rules checked. The BTF's descriptor is still missing."""
     fields = {
         "map_type": declaration.type,
-        "map_name": declaration.name.encode(),
+        "map_name": declaration.name[: BPF_OBJ_NAME_LEN - 1].encode(),
         "key_size": declaration.key_size,
         "value_size": declaration.value_size,
         "max_entries": declaration.max_entries,
@@ -293,9 +293,10 @@ class _Loader:
         """The map, new or from its pin."""
         if declaration.pinning != LIBBPF_PIN_BY_NAME:
             return self._adopt(lambda: self._create(declaration, attr), declaration)
+        # Under the whole name, as libbpf does: the kernel's, of 15 bytes, may be that of two.
         pin = Path(os.fsdecode(pin_root), declaration.name)
         try:
-            opened = self._adopt(lambda: syscall.obj_get(pin), declaration)
+            opened = self._adopt(lambda: syscall.obj_get(pin), declaration, is_pinned=True)
         except NotFound:
             opened = self._adopt(lambda: self._create(declaration, attr), declaration)
             syscall.obj_pin(opened.fileno(), pin)
@@ -317,14 +318,17 @@ class _Loader:
             attr.btf_fd = attr.btf_key_type_id = attr.btf_value_type_id = 0
             return syscall.create(attr, subject)
 
-    def _adopt(self, make: Callable[[], int], declaration: MapDeclaration) -> "Queue[Any] | Stack[Any] | OtherMap":
+    def _adopt(
+        self, make: Callable[[], int], declaration: MapDeclaration, is_pinned: bool = False
+    ) -> "Queue[Any] | Stack[Any] | OtherMap":
         """The map object of a new descriptor. (Not the descriptor as argument: at the beginning of a call a signal
         handler may raise.)"""
         opened: Queue[Any] | Stack[Any] | OtherMap
         fd = make()
         try:
             info = syscall.obj_get_info_by_fd(fd)
-            _check_info(declaration, info)
+            if is_pinned:
+                _check_info(declaration, info)
             if declaration.type in syscall.QUEUE_AND_STACK:
                 value = declaration.value_type_id
                 codec = BtfCodec(self._declarations.btf, value) if value else RawBytes(declaration.value_size)
@@ -391,8 +395,10 @@ class _Loader:
 
 def _check_info(declaration: MapDeclaration, info: syscall.MapInfo) -> None:
     """What is pinned under a map's name must be such a map."""
-    # These two belong to a descriptor, not to the map. (Until Python 3.11.3 the complement of a flag loses members.)
+    # RDONLY and WRONLY belong to a descriptor, not to the map. (Until Python 3.11.3 a flag's complement loses members.)
     flags = declaration.map_flags & ~int(MapFlag.BPF_F_RDONLY | MapFlag.BPF_F_WRONLY)
+    if declaration.type in (MapType.BPF_MAP_TYPE_DEVMAP, MapType.BPF_MAP_TYPE_DEVMAP_HASH):
+        flags |= MapFlag.BPF_F_RDONLY_PROG  # dev_map_init_map() adds it
     for field in ("type", "key_size", "value_size", "max_entries", "map_flags"):
         there, wanted = getattr(info, field), getattr(declaration._replace(map_flags=flags), field)
         if there != wanted:

@@ -39,7 +39,7 @@ def read_proc(path: str) -> str | None:
     if text is not None:
         return text
     try:
-        with open(path) as file:
+        with open(path, errors="surrogateescape") as file:
             return file.read()
     except OSError:
         return None
@@ -90,7 +90,7 @@ def file_system_of(path: str) -> str | None:
     """The type of the file system that holds a path ("bpf", "ext4"); None if /proc does not tell."""
     try:
         device = os.stat(path).st_dev
-        with open("/proc/self/mountinfo") as file:
+        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
             entries = [line.split() for line in file]
     except OSError:
         return None

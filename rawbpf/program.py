@@ -131,6 +131,8 @@ class Program(Descriptor):
             NotPermitted: No CAP_BPF, or the type needs CAP_NET_ADMIN or CAP_PERFMON as well (EPERM).
         """
         code = instructions if isinstance(instructions, bytes) else assemble(instructions)
+        if len(code) % 8:
+            raise ValueError(f"{len(code)} bytes of instructions: each has 8")
         syscall.check_name(name)
         keep = [ffi.new("char[]", code), ffi.new("char[]", license.encode())]
         fields = {
@@ -256,7 +258,7 @@ def _load(attr: "CData") -> int:
         if result != -errno.EAGAIN:
             break
     if result == -errno.EPERM:
-        result, _ = memlock.retry(lambda: syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
+        result, _ = memlock.retry(result, lambda: syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
     return result
 
 

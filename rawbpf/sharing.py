@@ -33,6 +33,8 @@ def send_map(sock: socket.socket, m: "Map[Any]") -> None:
     ...     q.pop()
     7
     """
+    if sock.family != socket.AF_UNIX:
+        raise ValueError("descriptors travel over Unix sockets only")
     socket.send_fds(sock, [_MARK], [m.fileno()])
 
 
@@ -54,11 +56,15 @@ def recv_map(sock: socket.socket, value: "OpenSpec" = None) -> "Queue[Any] | Sta
     EOFError: the other end of the socket is closed
     """
     # Not socket.recv_fds(): it forgets its flags (up to Python 3.13 at least), and so close-on-exec.
-    data, messages, _, _ = sock.recvmsg(len(_MARK), socket.CMSG_LEN(_INT.size), socket.MSG_CMSG_CLOEXEC)
+    data, messages, flags, _ = sock.recvmsg(len(_MARK), socket.CMSG_LEN(_INT.size), socket.MSG_CMSG_CLOEXEC)
     fds = [_INT.unpack(content)[0] for level, kind, content in messages if (level, kind) == _RIGHTS]
     if not data and not fds:
         raise EOFError("the other end of the socket is closed")
-    if len(fds) != 1:
+    if len(fds) != 1 or flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        if flags & socket.MSG_CTRUNC:
+            raise ValueError("more descriptors came over the socket than one, or than this process may open")
         raise ValueError("what came over the socket was sent without a descriptor: use send_map()")
     try:
         return map_from_fd(fds[0], value)

@@ -83,14 +83,18 @@ def simulate(
 
     Yields the kernel: pins go into its `bpffs`. Maps that are still open at the end are no maps afterwards.
     """
+    version = _simulated_version(kernel)
     own = tempfile.mkdtemp(prefix="rawbpf-simulated-") if directory is None else None
     creator = os.getpid()
-    simulated = SimulatedKernel(own or directory or "", kernel, unprivileged)
-    previous = door.set_simulated(simulated)
+    simulated = SimulatedKernel(own or directory or "", version, unprivileged)
+    _answering.append(simulated)
+    door.set_simulated(simulated)
     try:
         yield simulated
     finally:
-        door.set_simulated(previous)
+        # Contexts in several threads need not end in their order.
+        _answering.remove(simulated)
+        door.set_simulated(_answering[-1] if _answering else None)
         if own and os.getpid() == creator:
             shutil.rmtree(own)
 
@@ -100,7 +104,19 @@ def start(value: str) -> None:
     directory = (
         value if os.path.isabs(value) else os.path.join(tempfile.gettempdir(), f"rawbpf-simulated-{os.getuid()}")
     )
-    door.set_simulated(SimulatedKernel(directory, NEWEST, unprivileged=False))
+    _answering.append(SimulatedKernel(directory, _simulated_version(NEWEST), unprivileged=False))
+    door.set_simulated(_answering[-1])
+
+
+# The kernels of start() and of all contexts that last; the newest stands at the door.
+_answering: "list[SimulatedKernel]" = []
+
+
+def _simulated_version(kernel: str) -> tuple[int, ...]:
+    version = layout.version(kernel)
+    if not (4, 20) <= version <= layout.version(NEWEST):
+        raise ValueError(f"kernels from 4.20 to {NEWEST} are simulated, not {kernel}")
+    return version
 
 
 # A map in its file
@@ -220,10 +236,8 @@ os.register_at_fork(before=_hold_lock, after_in_parent=_release_lock, after_in_c
 class SimulatedKernel:
     """A simulated kernel. `version` is (6, 18), `directory` where its maps are, `bpffs` where pins go."""
 
-    def __init__(self, directory: str, version: str, unprivileged: bool) -> None:
-        self.version = layout.version(version)
-        if not (4, 20) <= self.version <= layout.version(NEWEST):
-            raise ValueError(f"kernels from 4.20 to {NEWEST} are simulated, not {version}")
+    def __init__(self, directory: str, version: tuple[int, ...], unprivileged: bool) -> None:
+        self.version = version
         self.unprivileged = unprivileged
         self.directory = _private_directory(directory)
         self.bpffs = os.path.join(self.directory, "bpf")
@@ -246,8 +260,6 @@ class SimulatedKernel:
         """What a file in /proc says where that differs from the machine's own."""
         if path == "/proc/sys/kernel/osrelease":
             return f"{'.'.join(map(str, self.version))}.0-simulated\n"
-        if path == "/proc/self/uid_map":
-            return f"0 0 {_U32}\n"
         if path == "/proc/self/status":
             return self._status()
         if path.startswith("/proc/self/fdinfo/"):

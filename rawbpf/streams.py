@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rawbpf.abi import BPF_ANY
+from rawbpf.errors import BpfError
 from rawbpf.follow import BackOff
 from rawbpf.maps import Map, Stack
 
@@ -28,7 +29,9 @@ class Stop:
     asked = False
 
     def __enter__(self) -> "Stop":
-        self._before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        # What whoever started this process ignores (nohup) stays ignored.
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._ask) for number in heeded}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -59,10 +62,10 @@ class Progress:
 
 
 class NotReturned(Exception):
-    """Values were taken, could not be written, and did not fit back into the map. `values`: raw."""
+    """Values were taken, could not be written, and could not go back into the map. `values`: raw."""
 
-    def __init__(self, values: list[bytes]) -> None:
-        super().__init__(f"{len(values)} values could neither be written nor pushed back: the map is full")
+    def __init__(self, values: list[bytes], why: str) -> None:
+        super().__init__(f"{len(values)} values could neither be written nor pushed back: {why}")
         self.values = values
 
 
@@ -76,24 +79,30 @@ def drain(m: Map[bytes], line: Callable[[bytes], bytes], out: int, *, limit: int
     """
     back_off, progress, count = BackOff(), Progress(), 0
     with Stop() as stop:
-        while not stop.asked and not _is_broken(out) and (limit is None or count < limit):
-            values = m.pop_many(CHUNK if limit is None else min(CHUNK, limit - count))
-            if values:
-                back_off.arrived()
-                written = 0
-                try:
-                    for some, size in _groups(list(map(line, values))):
-                        if not _write(out, some, stop):
-                            break
-                        written += size
-                finally:
-                    _give_back(m, values[written:])
-                count += written
-            elif follow:
-                time.sleep(back_off.pause())
-            else:
-                break
-            progress.show(count)
+        try:
+            while not stop.asked and not _is_broken(out) and (limit is None or count < limit):
+                values = m.pop_many(CHUNK if limit is None else min(CHUNK, limit - count))
+                if values:
+                    back_off.arrived()
+                    written = 0
+                    try:
+                        for some, size in _groups(list(map(line, values))):
+                            if not _write(out, some, stop):
+                                break
+                            written += size
+                    finally:
+                        _give_back(m, values[written:])
+                    count += written
+                    if written < len(values):
+                        break
+                elif follow:
+                    time.sleep(back_off.pause())
+                else:
+                    break
+                progress.show(count)
+        finally:
+            # What pop_many() has taken and not returned, for something was raised in it.
+            _give_back(m, m.take_held())
         progress.show(count, last=True)
     return count
 
@@ -154,10 +163,10 @@ def _is_writable(out: int, stop: Stop) -> bool:
 
 
 def _is_broken(out: int) -> bool:
-    """Whether the reader of a pipe has closed its end."""
+    """Whether the reader has closed its end: of a pipe (POLLERR) or of a socket (POLLHUP)."""
     poll = select.poll()
     poll.register(out, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _give_back(m: Map[bytes], values: list[bytes]) -> None:
@@ -165,9 +174,12 @@ def _give_back(m: Map[bytes], values: list[bytes]) -> None:
     if not values:
         return
     again = values[::-1] if isinstance(m, Stack) else values
-    returned = m.push_many(again)
+    try:
+        returned = m.push_many(again)
+    except BpfError as error:
+        raise NotReturned(again, str(error)) from error
     if returned < len(again):
-        raise NotReturned(again[returned:])
+        raise NotReturned(again[returned:], "the map is full")
 
 
 class Feed:

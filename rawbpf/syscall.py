@@ -13,12 +13,11 @@ import operator
 import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union, cast
 
 from rawbpf import memlock
 from rawbpf.abi import (
     BPF_ANY,
-    BPF_ATTR_MAX_SIZE,
     BPF_COMMON_ATTRS,
     BPF_EXIST,
     BPF_OBJ_NAME_LEN,
@@ -200,12 +199,12 @@ def pointer(buffer: "Buffer") -> int:
     return int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", buffer, require_writable=True)))
 
 
-def bpf(cmd: int, attr: "CData | bytearray | memoryview | None" = None, size: int | None = None) -> int:
+def bpf(cmd: int, attr: "CData | Buffer | None" = None, size: int | None = None) -> int:
     """The bare system call: syscall(__NR_bpf, cmd, attr, size), with no rule checked.
 
     `attr` is what bpf_attr() makes, or any writable buffer of bytes, or None for NULL; the kernel may write to it.
     `size` defaults to all of it. Returns what the kernel does: a descriptor or 0. Raises BpfError with the kernel's
-    errno, ValueError if `size` is beyond the end of `attr`.
+    errno, ValueError if `size` is beyond the end of `attr`, TypeError or BufferError if `attr` can't be written to.
 
     >>> attr = bpf_attr(map_type=MapType.BPF_MAP_TYPE_QUEUE, value_size=8, max_entries=4)
     >>> fd = bpf(Cmd.BPF_MAP_CREATE, attr, 16)  # 16 bytes reach max_entries
@@ -213,12 +212,12 @@ def bpf(cmd: int, attr: "CData | bytearray | memoryview | None" = None, size: in
     """
     number = operator.index(cmd)
     if attr is None:
-        pointer_to, length = ffi.NULL, BPF_ATTR_MAX_SIZE
-    elif isinstance(attr, (bytearray, memoryview)):
-        pointer_to = ffi.from_buffer("char[]", attr, require_writable=True)
-        length = len(pointer_to)
-    else:
+        pointer_to, length = ffi.NULL, 0
+    elif isinstance(attr, ffi.CData):
         pointer_to, length = attr, ffi.sizeof("union bpf_attr")
+    else:
+        pointer_to = ffi.from_buffer("char[]", cast("Buffer", attr), require_writable=True)
+        length = len(pointer_to)
     if size is None:
         size = 0 if attr is None else length
     if attr is not None and size > length:
@@ -310,7 +309,7 @@ def create(attr: "CData", subject: str) -> int:
     result = open_descriptor(Cmd.BPF_MAP_CREATE, attr, size)
     hint = ""
     if result == -errno.EPERM:
-        result, hint = memlock.retry(lambda: open_descriptor(Cmd.BPF_MAP_CREATE, attr, size))
+        result, hint = memlock.retry(result, lambda: open_descriptor(Cmd.BPF_MAP_CREATE, attr, size))
     if result in (-errno.EINVAL, -errno.EBADF):
         hint = _kernels_words(attr, size)
     if result < 0:
@@ -700,7 +699,8 @@ def link_get_fd_by_id(link_id: int) -> int:
 
     Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.8.
     """
-    result = _call(Cmd.BPF_LINK_GET_FD_BY_ID, bpf_attr(link_id=_u32("id", link_id)))
+    attr = bpf_attr(link_id=_u32("id", link_id))
+    result = open_descriptor(Cmd.BPF_LINK_GET_FD_BY_ID, attr, ATTR_SIZE[Cmd.BPF_LINK_GET_FD_BY_ID])
     if result < 0:
         raise bpf_error(Cmd.BPF_LINK_GET_FD_BY_ID, -result, subject=f"id {link_id}")
     return result
@@ -711,7 +711,8 @@ def iter_create(link_fd: int) -> int:
 
     Raises BpfError (EINVAL) for links of other types. Linux 5.8.
     """
-    result = _call(Cmd.BPF_ITER_CREATE, bpf_attr(iter_create={"link_fd": check_fd(link_fd)}))
+    attr = bpf_attr(iter_create={"link_fd": check_fd(link_fd)})
+    result = open_descriptor(Cmd.BPF_ITER_CREATE, attr, ATTR_SIZE[Cmd.BPF_ITER_CREATE])
     if result < 0:
         raise bpf_error(Cmd.BPF_ITER_CREATE, -result, subject=f"the link of descriptor {link_fd}")
     return result
@@ -762,6 +763,8 @@ def check_fd(fd: int) -> int:
 
 def check_name(name: str) -> None:
     """A map's or program's name has at most 15 characters from [A-Za-z0-9_.]; the empty string is no name."""
+    if not isinstance(name, str):
+        raise TypeError(f"a name is a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name):
         raise ValueError(f"the name {name!r}: only letters, digits, '_' and '.' of ASCII may stand in it (EINVAL)")
     if len(name) >= BPF_OBJ_NAME_LEN:
@@ -837,7 +840,10 @@ def describe(info: MapInfo) -> str:
 
 
 def _u32(name: str, value: SupportsIndex) -> int:
-    number = operator.index(value)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is an integer, not {type(value).__name__}") from None
     if not 0 <= number <= _U32_MAX:
         raise ValueError(f"{name} must be from 0 to {_U32_MAX}, not {number}")
     return number
@@ -850,7 +856,7 @@ def _numa_node(node: int | None) -> int:
 
 def _open_flags(flags: int) -> int:
     if flags not in (0, FileFlag.BPF_F_RDONLY, FileFlag.BPF_F_WRONLY):
-        raise ValueError(f"a map is opened with 0, BPF_F_RDONLY or BPF_F_WRONLY, not {flags:#x} (EINVAL)")
+        raise ValueError(f"a map is opened with 0, BPF_F_RDONLY or BPF_F_WRONLY, not {flags!r} (EINVAL)")
     return flags
 
 

@@ -6,6 +6,8 @@ happens to be in it: a counter does not become a letter at 65.
 """
 
 import json
+import math
+import re
 import struct
 import sys
 from itertools import zip_longest
@@ -32,7 +34,7 @@ class Hex:
         self._size = size
 
     def encode(self, text: str) -> bytes:
-        digits = text.lower().replace("0x", "").replace(":", "").replace(",", "")
+        digits = re.sub(r"\b0x|[:,]", "", text.lower())
         try:
             data = bytes.fromhex(digits)
         except ValueError:
@@ -146,8 +148,8 @@ class ByType:
     def encode(self, text: str) -> bytes:
         try:
             given = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{text!r} is no JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{text[:100]!r} is no JSON: {error}") from None
         try:
             return self._codec.encode(_shaped(given, self._codec.decode(bytes(self._codec.size))))
         except TypeError as error:
@@ -193,11 +195,16 @@ def printable(data: bytes) -> str | None:
     return text if text and text.isprintable() else None
 
 
+_BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
 def _field(kind: type, text: str) -> Any:
     if kind is bytes:
         return text.encode("utf-8", "surrogateescape")
     if kind is bool:
-        return text.lower() in ("1", "true", "yes")
+        if text.lower() not in _BOOLEANS:
+            raise ValueError(f"{text!r} is none of {', '.join(_BOOLEANS)}")
+        return _BOOLEANS[text.lower()]
     return float(text) if kind is float else integer(text)
 
 
@@ -215,6 +222,8 @@ def _shaped(given: Any, like: Any) -> Any:
     if isinstance(like, bytes) and isinstance(given, str):
         data = bytes.fromhex(given[2:]) if given.startswith("0x") else given.encode("utf-8", "surrogateescape")
         return data.ljust(len(like), b"\0")
+    if isinstance(like, float) and isinstance(given, str):
+        return _NOT_FINITE.get(given, given)
     if isinstance(like, StructValue) and isinstance(given, dict):
         members = like._asdict()
         return {name: _shaped(each, members.get(name)) for name, each in given.items()}
@@ -223,7 +232,13 @@ def _shaped(given: Any, like: Any) -> Any:
     return given
 
 
+# JSON has no such numbers. Protocol buffers' JSON has these names.
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if not isinstance(value, bytes):
         return value
     text = printable(value)

@@ -157,11 +157,14 @@ def in_another_process(work: Callable[[str], None], path: str) -> str:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        calls = io.StringIO()
-        with trace(calls):
-            work(path)
-        os.write(writer, calls.getvalue().encode())
-        os._exit(0)
+        try:
+            calls = io.StringIO()
+            with trace(calls):
+                work(path)
+            os.write(writer, calls.getvalue().encode())
+        finally:
+            # Whatever was raised: what comes next is the parent's.
+            os._exit(0)
     os.close(writer)
     with open(reader) as pipe:
         calls_there = pipe.read()

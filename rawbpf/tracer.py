@@ -80,6 +80,8 @@ def trace(file: TextIO | None = None, attrs: bool = False, meaning: bool = False
 def start(file: TextIO | None = None, attrs: bool = False, meaning: bool = False) -> _Tracer:
     """Traces from now on, to the end of the process: RAWBPF_TRACE=1."""
     global _hook_before
+    if file is not None and not hasattr(file, "write"):
+        raise TypeError(f"the trace goes to an open file, not to a {type(file).__name__}")
     tracer = _Tracer(file, attrs, meaning)
     with _lock:
         _tracers.append(tracer)
@@ -105,7 +107,7 @@ def _traced(cmd: int, attr: "CData", size: int) -> int:
             wanted = tracer.attrs, tracer.meaning
             if wanted not in texts:
                 texts[wanted] = call.text(result, *wanted)
-            file = tracer.file or sys.stderr
+            file = sys.stderr if tracer.file is None else tracer.file
             file.write(texts[wanted])
             file.flush()
     return result
@@ -113,7 +115,7 @@ def _traced(cmd: int, attr: "CData", size: int) -> int:
 
 def _distinct(tracers: list[_Tracer]) -> list[_Tracer]:
     """One tracer per file, the innermost."""
-    return list({id(tracer.file or sys.stderr): tracer for tracer in tracers}.values())
+    return list({id(sys.stderr if tracer.file is None else tracer.file): tracer for tracer in tracers}.values())
 
 
 class _Call:

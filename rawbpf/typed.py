@@ -152,13 +152,14 @@ class _Writer:
         if order not in ("@", "=", _NATIVE):
             raise ValueError(f"the struct format {form!r} has the other byte order: BTF has only this machine's")
         members: list[tuple[str, int, int]] = []
-        end = 0
+        end = last = 0
         for item in _items(form):
             end = struct.calcsize(f"{order}{end}x{item}")
             size = struct.calcsize(order + item)
             if not item.endswith("x") and (size or item == "0s"):
                 members.append((f"f{len(members)}", self._item(item[-1], size), end - size))
-        if len(members) == 1 and members[0][2] == 0 and struct.calcsize(form) == end:
+                last = size
+        if len(members) == 1 and last == struct.calcsize(form):
             return members[0][1]
         return self.builder.struct("", struct.calcsize(form), members)
 

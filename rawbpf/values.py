@@ -5,6 +5,7 @@ bytes, encode() makes exactly that many bytes of a Python value, decode() the va
 """
 
 import operator
+import re
 import struct
 from collections.abc import Iterable
 from functools import cached_property
@@ -103,6 +104,10 @@ class RawBytes(OwnCodec):
     def _scalars(self) -> "_Scalars":
         return _Scalars(struct.Struct(f"{self.size}s"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # struct.Struct, which decode_all() keeps, can't be pickled.
+        return RawBytes, (self.size,)
+
     def __repr__(self) -> str:
         return f"{self.size} bytes"
 
@@ -129,7 +134,7 @@ class StructFormat(OwnCodec):
         self._struct = compiled
         self.format = compiled.format
         self.size = compiled.size
-        fields = len(compiled.unpack(bytes(compiled.size)))
+        fields, self._texts = _fields(compiled.format)
         if fields == 0:
             raise ValueError(f"the struct format {compiled.format!r} has no field")
         self._scalar = fields == 1
@@ -137,9 +142,15 @@ class StructFormat(OwnCodec):
     def encode(self, value: Any) -> bytes:
         if not self._scalar and not isinstance(value, (tuple, list)):
             raise TypeError(f"a value of several fields is a tuple, not {type(value).__name__}")
+        fields = (value,) if self._scalar else value
         try:
-            return self._struct.pack(value) if self._scalar else self._struct.pack(*value)
-        except struct.error as error:
+            data = self._struct.pack(*fields)
+            # The struct module cuts bytes to their size without a word.
+            for index, longest in self._texts:
+                if len(fields[index]) > longest:
+                    raise ValueError(f"{fields[index]!r} has more than {longest} bytes: struct format {self.format!r}")
+            return data
+        except (struct.error, OverflowError) as error:
             raise ValueError(f"{value!r} does not fit the struct format {self.format!r}: {error}") from None
 
     def decode(self, data: bytes) -> Any:
@@ -148,11 +159,13 @@ class StructFormat(OwnCodec):
 
     def encode_all(self, values: list[Any]) -> bytes:
         try:
-            if self._scalar:
+            if self._texts:
+                pass
+            elif self._scalar:
                 return b"".join(map(self._struct.pack, values))
-            if set(map(type, values)) <= {tuple, list}:
+            elif set(map(type, values)) <= {tuple, list}:
                 return b"".join(starmap(self._struct.pack, values))
-        except struct.error:
+        except (struct.error, OverflowError):
             pass
         # One of them is something else, or does not fit: encode() says which.
         return b"".join(map(self.encode, values))
@@ -173,6 +186,18 @@ class StructFormat(OwnCodec):
 
     def __repr__(self) -> str:
         return f"struct {self.format!r}"
+
+
+def _fields(form: str) -> tuple[int, list[tuple[int, int]]]:
+    """How many fields a format has, and of those that are bytes of a fixed size the index and the size."""
+    texts, index = [], 0
+    for count, code in re.findall(r"(\d*)([a-zA-Z?])", form):
+        number = int(count or 1)
+        if code in "sp":
+            # A Pascal string begins with its length.
+            texts.append((index, number if code == "s" else max(number - 1, 0)))
+        index += code in "sp" or (0 if code == "x" else number)
+    return index, texts
 
 
 class _Scalars:
@@ -201,6 +226,7 @@ class CtypesType(OwnCodec):
     def __init__(self, ctype: "type[ctypes._CData]") -> None:
         import ctypes
 
+        _refuse_addresses(ctype)
         self.ctype: Any = ctype
         self.size = ctypes.sizeof(ctype)
         self._simple = issubclass(ctype, ctypes._SimpleCData)
@@ -216,7 +242,8 @@ class CtypesType(OwnCodec):
     def _wrap(self, value: Any) -> Any:
         # ctypes cuts an integer to its size without a word.
         wrapped = self.ctype(value)
-        if isinstance(value, int) and wrapped.value != value:
+        # A pointer of 0 has the value None.
+        if isinstance(value, int) and (wrapped.value or 0) != value:
             raise ValueError(f"{value!r} does not fit {self.ctype.__name__}")
         return wrapped
 
@@ -225,10 +252,25 @@ class CtypesType(OwnCodec):
         return instance.value if self._simple else instance
 
     def decode_all(self, data: "Buffer", values: list[Any]) -> None:
-        values += (self.ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data)
+        found = (self.ctype * (memoryview(data).nbytes // self.size)).from_buffer_copy(data)
+        # An array of a class derived from a simple type has instances, not values.
+        values += [each.value if self._simple and isinstance(each, self.ctype) else each for each in found]
 
     def __repr__(self) -> str:
         return f"ctypes {self.ctype.__name__}"
+
+
+def _refuse_addresses(ctype: Any) -> None:
+    """Strings and objects are addresses in ctypes, which decoding would follow: into another process's memory."""
+    import ctypes
+
+    if issubclass(ctype, (ctypes.c_char_p, ctypes.c_wchar_p, ctypes.py_object)):
+        raise TypeError(f"{ctype.__name__} is an address in one process, no value for a map: use c_char * n")
+    if issubclass(ctype, ctypes.Array):
+        _refuse_addresses(ctype._type_)
+    for owner in ctype.__mro__:
+        for _, kind, *_ in owner.__dict__.get("_fields_", ()):
+            _refuse_addresses(kind)
 
 
 class CheckedCodec(OwnCodec):
@@ -257,7 +299,7 @@ def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
     if OwnCodec in type(spec).__bases__:
         return cast("Codec[Any]", spec)
     if isinstance(spec, int) and not isinstance(spec, bool):
-        return RawBytes(spec)
+        return RawBytes(int(spec))
     if isinstance(spec, str):
         try:
             spec = struct.Struct(spec)

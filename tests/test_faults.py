@@ -30,6 +30,7 @@ from rawbpf.abi import Cmd, ProgType
 from rawbpf.asm import R0, exit_, mov
 from rawbpf.errors import EXHAUSTED, errno_name
 from rawbpf.privileges import kernel_version
+from rawbpf.link import Link
 from rawbpf.program import ETH_HLEN, Program
 from tests.conftest import SLOWNESS, descriptors
 
@@ -96,7 +97,8 @@ def all_that_makes_descriptors(path: str):
             Program(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, code) as p,
             p.attach("sched_process_exec") as link,
         ):
-            return link.info().tp_name
+            with Link.from_id(link.id) as again:
+                return again.info().tp_name
 
     calls = {
         "Queue()": (lambda: opened(lambda: Queue(4, 1)) > 0, True),

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
 
 import rawbpf
-from rawbpf import BPF_EXIST, Empty, Full, NotPermitted, Queue, Stack, bpf, bpf_attr, bpffs, door, syscall
+from rawbpf import BPF_EXIST, Empty, Full, NotPermitted, Queue, Stack, bpf, bpf_attr, bpffs, door, layout, syscall
 from rawbpf.abi import Cmd
 from rawbpf.door import ffi, lib
 from rawbpf.privileges import kernel_version
@@ -410,7 +410,7 @@ class SameAnswers(RuleBasedStateMachine):
 def apart(version: str) -> Iterator[SimulatedKernel]:
     """A simulated kernel that does not stand at the door."""
     with tempfile.TemporaryDirectory(prefix="rawbpf-test-") as folder:
-        yield SimulatedKernel(folder, version, unprivileged=False)
+        yield SimulatedKernel(folder, layout.version(version), unprivileged=False)
 
 
 TestSameAnswers = pytest.mark.admin(

@@ -330,7 +330,7 @@ class Own:
         (">I" if sys.byteorder == "little" else "<I", ValueError, "the other byte order"),
         (Swapped, ValueError, "Swapped has the other byte order"),
         (Named, ValueError, "'größe' is no name in C"),
-        (ctypes.py_object, ValueError, "no type for the code 'O'"),
+        (ctypes.c_longdouble, ValueError, "no type for the code 'g'"),
         (Own(), TypeError, "nothing is known of the values of"),
         ("70000b", ValueError, "too many members"),
         ("=Id", ValueError, "member 'f1' of 'the values', a double, is at byte 4, and BTF wants it aligned"),
