@@ -764,3 +764,51 @@ def test_signals_lose_no_element(kind, how, in_kernel, monkeypatch):
         assert m.take_held() == []
         assert m.pop(default=None) is None
     assert b"".join(seen) == b"".join(expected)
+
+
+def test_a_drain_that_outlives_its_map(kind):
+    """What a suspended drain holds when its map is closed is warned of, and take_held() has it."""
+    m = kind("<I", 100)
+    m.push_many(range(100))
+    drain = m.drain()
+    next(drain)
+    m.close()
+    with pytest.warns(RuntimeWarning, match=r"99 elements of .* were popped and never handed over"):
+        drain.close()
+    assert len(m.take_held()) == 99
+
+
+def test_detach_warns_of_what_is_held(kind):
+    """As close() does."""
+    with kind("<I", 100) as m:
+        m.push_many(range(100))
+        for _ in m.drain():
+            break
+        with pytest.warns(RuntimeWarning, match="99 elements of .* were popped and never handed over"):
+            fd = m.detach()
+    os.close(fd)
+
+
+class Closing:
+    """A codec that closes its map."""
+
+    size = 4
+
+    def encode(self, value):
+        return value
+
+    def decode(self, data):
+        self.map.close()
+        return data
+
+
+def test_a_codec_that_closes_its_map(kind):
+    """Within a bulk call close() is refused before anything happens: the map is open, and no element lost."""
+    codec = Closing()
+    with kind(codec, 100) as m:
+        codec.map = m
+        m.push_many([b"abcd"] * 100)
+        with pytest.raises(RuntimeError, match="a codec or a signal handler can't use the map"):
+            m.pop_many(50)
+        assert not m.closed
+        assert len(m.take_held()) == 50

@@ -6,8 +6,10 @@ import os
 import pty
 import random
 import re
+import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -487,6 +489,77 @@ class TestDrain:
         if kind is Stack:
             assert [int(line) for line in written.splitlines()] + rest == list(range(50_000))[::-1]
 
+    @pytest.mark.parametrize("end", ["close", "shutdown"])
+    def test_a_socket_that_nobody_reads(self, pinned, end):
+        """With a socket as stdout, as systemd gives one, it ends when the other end is gone; nothing is lost."""
+        path = pinned(Queue, 4, 600)
+        with open_map(path, "=I") as q:
+            q.push_many(range(600))
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                theirs.close() if end == "close" else theirs.shutdown(socket.SHUT_RD)
+                follower = subprocess.run([*COMMAND, "drain", path, "--follow"], stdout=ours, timeout=60)
+            assert follower.returncode == 0
+            assert sorted(q.pop_many(600)) == list(range(600))
+
+    def test_a_signal_that_is_ignored(self, pinned):
+        """What the starter ignores, as nohup does SIGHUP, stays ignored."""
+        path = pinned(Queue, 4, 10)
+        ignoring = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
+        with subprocess.Popen([*ignoring, *COMMAND, "drain", path, "--follow"], stdout=subprocess.PIPE) as follower:
+            run("push", path, "1")
+            assert follower.stdout.readline() == b"1\n"
+            follower.send_signal(signal.SIGHUP)
+            run("push", path, "2")
+            assert follower.stdout.readline() == b"2\n"
+            follower.terminate()
+            assert follower.wait() == 0
+
+    def test_a_map_that_is_frozen_meanwhile(self, pinned):
+        """What can neither be written nor go back appears on stderr: every value is somewhere."""
+        path = pinned(Queue, 1024, 600)
+        with open_map(path) as q:
+            q.push_many([number.to_bytes(2, "big") * 512 for number in range(600)])
+            command = [*COMMAND, "drain", path, "--hex"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as stuck:
+                until = time.monotonic() + 60
+                while not select.select([stuck.stdout], [], [], 0)[0] and time.monotonic() < until:
+                    time.sleep(0.01)
+                time.sleep(0.3)
+                q.freeze()
+                stuck.terminate()
+                out, err = stuck.communicate()
+            assert stuck.returncode == 1
+            assert b"could neither be written nor pushed back: " in err
+            rest = len(q.snapshot())
+        lines = [line for line in (out + err).splitlines() if line.startswith(b"0x")]
+        assert len(set(lines)) == len(lines) == 600 - rest
+
+    def test_pop_gives_back_what_it_can_not_write(self, pinned):
+        """pop -n, too: a full disk is exit code 1, a reader that went away 0, and the values are in the map."""
+        path = pinned(Queue, 4, 300)
+        with open_map(path, "=I") as q:
+            q.push_many(range(300))
+            with open("/dev/full", "wb") as full:
+                assert subprocess.run([*COMMAND, "pop", path, "-n", "100"], stdout=full).returncode == 1
+            reader, writer = os.pipe()
+            os.close(reader)
+            assert subprocess.run([*COMMAND, "pop", path, "-n", "100"], stdout=writer).returncode == 0
+            os.close(writer)
+            assert sorted(q.pop_many(300)) == list(range(300))
+
+    def test_a_trace_that_nobody_reads(self, pinned):
+        """--trace to a stderr whose reader is gone ends the drain; what was taken just then is in the map again."""
+        path = pinned(Queue, 4, 600)
+        with open_map(path, "=I") as q:
+            q.push_many(range(600))
+            reader, writer = os.pipe()
+            os.close(reader)
+            done = subprocess.run([*COMMAND, "drain", path, "--trace"], stdout=subprocess.PIPE, stderr=writer)
+            os.close(writer)
+            written = [int(line) for line in done.stdout.splitlines()]
+            assert sorted(written + q.pop_many(600)) == list(range(600))
+
     def test_a_disk_that_is_full(self, pinned):
         """A write error is exit code 1, and the values are back in the queue."""
         path = pinned(Queue, 4, 100)
@@ -558,3 +631,70 @@ class TestDrain:
         finally:
             os.close(ours)
             os.close(theirs)
+
+
+# What is closed, odd or beyond all measure
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["drain", "id:1"], ["doctor"], ["tour"]])
+@pytest.mark.parametrize("closing", ["exec 0<&-", "exec 1>&-", "exec 2>&-"])
+def test_closed_standard_streams(arguments, closing):
+    """A closed stdin, stdout or stderr is exit code 2, never a traceback."""
+    done = subprocess.run(["sh", "-c", f'{closing}; exec "$@"', "sh", *COMMAND, *arguments], capture_output=True)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+def test_names_that_are_not_utf8(bpf_folder):
+    """A pin, and another's map, whose names are no UTF-8 can be made, listed and shown."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    path = os.fsencode(bpf_folder) + b"/\xff"
+    made = subprocess.run(
+        [*COMMAND, "create", "queue", path, "--value-size", "4", "--entries", "2", "--name", "q"],
+        env=environment,
+        capture_output=True,
+    )
+    assert (made.returncode, made.stderr) == (0, b"")
+    assert path in made.stdout
+    assert subprocess.run([*COMMAND, "list"], env=environment, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["push", "id:1", "--format", "999999999999999s", "x"],
+        ["create", "queue", "/nowhere/q", "--format", "999999999999999s", "--entries", "1"],
+        ["watch", "id:1", "--interval", "-5"],
+        ["watch", "id:1", "--interval", "nan"],
+    ],
+)
+def test_numbers_beyond_all_measure(arguments):
+    """They are refused with a line of text, never a traceback."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+    assert done.returncode in (1, 2, 4)
+    assert "Traceback" not in done.stderr
+
+
+def test_values_that_do_not_fit():
+    """A float too large, JSON too deep, digits with 0x within, a boolean that is none: ValueError."""
+    for form, text in (
+        (form_for(4, form="<f"), "1e+300"),
+        (form_for(2, as_hex=True), "10x1"),
+        (form_for(1, form="?"), "maybe"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            form.encode(text)
+
+
+def test_json_has_no_nan():
+    """Floats that JSON has no number for are text, as in Protocol Buffers' JSON."""
+    form = form_for(4, form="<f")
+    for number, shown in ((float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (0.5, 0.5)):
+        assert form.json(struct.pack("<f", number)) == shown
+
+
+def test_errors_of_files_have_the_name_in_json(tmp_path):
+    """With --json an error that is not the kernel's says the same as without."""
+    assert "none.o" in json.loads(run("run", tmp_path / "none.o", "--json", code=1))["error"]

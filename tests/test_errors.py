@@ -93,3 +93,16 @@ def test_all_names_are_there():
     """__all__ holds no name that is missing."""
     for name in rawbpf.__all__:
         assert hasattr(rawbpf, name), name
+
+
+def test_a_pickled_error_is_whole():
+    """What an error says beside its four arguments travels, too: a verifier's log, a path."""
+    error = errors.NotFound(errno.ENOENT, "there is nothing", Cmd.BPF_OBJ_GET, "look elsewhere")
+    error.filename, error.log = "/sys/fs/bpf/x", "a log"
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.filename, again.log, again.hint, str(again)) == (
+        "/sys/fs/bpf/x",
+        "a log",
+        "look elsewhere",
+        str(error),
+    )

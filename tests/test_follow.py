@@ -242,3 +242,24 @@ def open_map_read_only(m):
         path = os.path.join(folder, "pin")
         m.pin(path)
         return open_map(path, "=I", access="r")
+
+
+def test_async_for_over_a_follower_with_a_name():
+    """What was taken comes back when the loop is left, not when the follower goes: its name may live on."""
+
+    async def take(q):
+        events = q.follow()
+        seen = []
+        for _ in range(2):
+            async for number in events:
+                seen.append(number)
+                break
+            seen += q.pop_many(3)
+        return events, seen
+
+    with Queue("<I", 100) as q:
+        q.push_many(range(100))
+        events, seen = asyncio.run(take(q))
+        assert seen == list(range(8))
+        assert q.pop_many(100) == list(range(8, 100))
+        assert events is not None

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -125,3 +127,36 @@ def test_the_offsets_are_the_kernels():
     """The ring's fields are where BTF says, in the order the kernel's source has them."""
     ring = introspect._ring()
     assert ring.head < ring.tail < ring.size < ring.elements
+
+
+def test_threads_that_ask_first(kind):
+    """Several threads whose first call is qsize() share one program: none is left to be collected."""
+    for _ in range(10):
+        with kind("<I", 10) as m, ThreadPoolExecutor(3) as pool:
+            m.push_many([1, 2, 3])
+            assert list(pool.map(lambda _: m.qsize(), range(3))) == [3, 3, 3]
+
+
+def test_a_map_closed_by_another_thread(kind):
+    """snapshot() beside a close(): the map's own elements or ValueError, never another's with its number."""
+    wrong = []
+
+    def look(m):
+        try:
+            while True:
+                wrong.extend(each for each in m.snapshot() if each != 1)
+        except ValueError:
+            pass
+
+    for _ in range(20):
+        m = kind("<I", 10)
+        m.push_many([1] * 5)
+        with ThreadPoolExecutor(1) as pool:
+            looking = pool.submit(look, m)
+            time.sleep(0.002)
+            m.close()
+            with kind("<I", 10) as other, kind("<I", 10) as another:
+                other.push_many([2] * 5)
+                another.push_many([2] * 5)
+                looking.result()
+    assert wrong == []

@@ -26,6 +26,7 @@ from rawbpf import (
     NotPermitted,
     Queue,
     Stack,
+    door,
     open_map,
     syscall,
 )
@@ -642,3 +643,86 @@ def test_threads_do_not_share_buffers(kind):
         for thread in threads:
             thread.join()
         assert sorted(seen) == list(range(count))
+
+
+# What must not be copied, followed or cut
+
+
+@pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_owns_a_descriptor_is_not_copied(copy, bpf_folder):
+    """A copy would close the descriptor once more: TypeError, for maps and programs alike."""
+    from rawbpf.asm import R0, exit_, mov
+    from rawbpf.program import Program
+
+    owners = [Queue(4, 1)]
+    if door.simulated is None:
+        owners.append(Program(rawbpf.abi.ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [mov(R0, 0), exit_()]))
+    for owner in owners:
+        with owner, pytest.raises(TypeError, match="is a descriptor of this process"):
+            copy(owner)
+
+
+class Nested(ctypes.Structure):
+    _fields_ = (("a", ctypes.c_int), ("names", ctypes.c_char_p * 2))
+
+
+@pytest.mark.parametrize("spec", [ctypes.c_char_p, ctypes.c_wchar_p, ctypes.py_object, ctypes.c_char_p * 3, Nested])
+def test_addresses_are_no_values(no_calls, spec):
+    """A ctypes type that decoding would follow into memory is refused, wherever it stands."""
+    with pytest.raises(TypeError, match="is an address in one process"):
+        Queue(spec, 4)
+
+
+class Size(int):
+    """A size that says it is no other."""
+
+    def __ne__(self, other):
+        return False
+
+
+def test_a_size_is_a_plain_number():
+    """An int of another class decides nothing: a value shorter than it is refused."""
+    with Queue(Size(64), 3) as q, pytest.raises(ValueError, match="has 1 bytes, and value_size is 64"):
+        q.push(b"x")
+
+
+class Own(ctypes.c_uint32):
+    """A simple type's own class."""
+
+
+def test_simple_ctypes_are_values_in_bulk_too(kind):
+    """pop() and pop_many() give the same of a class derived from a simple type; a pointer's 0 can be pushed."""
+    with kind(Own, 40) as m:
+        m.push_many(range(40))
+        assert sorted(each if isinstance(each, int) else each.value for each in m.pop_many(30)) != []
+        m.push(7)
+        assert not isinstance(m.pop(), Own)
+    with kind(ctypes.c_void_p, 2) as m:
+        m.push(0)
+        assert m.pop() is None
+
+
+@pytest.mark.parametrize(("spec", "value"), [("4s", b"abcde"), ("<I2s", (1, b"abc")), ("3p", b"abc"), ("<f", 1e300)])
+def test_nothing_is_cut(kind, spec, value):
+    """The struct module cuts bytes to their size, and raises OverflowError for floats: here both are ValueError."""
+    with kind(spec, 2) as m:
+        for push in (m.push, lambda value: m.push_many([value] * 20)):
+            with pytest.raises(ValueError, match="struct format"):
+                push(value)
+        assert m.pop(None) is None
+
+
+def test_bytes_that_fit_a_struct_format(kind):
+    """Shorter ones are filled up, as the struct module does."""
+    with kind("<I2s", 20) as m:
+        m.push_many([(1, b"ab"), (2, b"a")] * 10)
+        assert set(m.pop_many(20)) == {(1, b"ab"), (2, b"a\0")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [({"name": 5}, "a name is a str"), ({"max_entries": "3"}, "max_entries")]
+)
+def test_arguments_of_other_types(no_calls, arguments, says):
+    """The TypeError names the argument."""
+    with pytest.raises(TypeError, match=says):
+        Queue(**{"value": 4, "max_entries": 3, **arguments})

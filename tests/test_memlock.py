@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rawbpf import Cmd, NotPermitted, Queue, door, memlock
-from rawbpf.privileges import Capability
+from rawbpf.privileges import Capability, kernel_version
 
 KIB = 1024
 ALL = set(Capability)
@@ -230,3 +230,17 @@ def test_before_5_11_it_is_raised_for_cap_bpf_alone():
     """A process with CAP_BPF and nothing else gets its limit raised as root does."""
     only_bpf = ("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf")
     assert create_1_mib(65536, 4 << 20, wrapper=only_bpf) == f"created ({4 << 20}, {4 << 20})"
+
+
+@pytest.mark.creates
+def test_since_5_11_a_refusal_is_one_call(sent):
+    """Where the limit does not count, nothing is tried twice."""
+    previous = door.set_hook(lambda cmd, attr, size: sent.append((Cmd(cmd), size)) or -errno.EPERM)
+    try:
+        if kernel_version() < (5, 11):
+            pytest.skip("by design: needs Linux 5.11")
+        with pytest.raises(NotPermitted):
+            Queue(4, 4)
+    finally:
+        door.set_hook(previous)
+    assert [cmd for cmd, _ in sent] == [Cmd.BPF_MAP_CREATE]

@@ -19,7 +19,7 @@ from rawbpf.declarations import read
 from rawbpf.objectfile import ObjectFile, ObjectFileError, OtherMap
 from rawbpf.privileges import kernel_version
 from rawbpf.program import ETH_HLEN, VerifierError
-from tests.conftest import OBJECTS, TOOLS_REQUIRED
+from tests.conftest import OBJECTS, TOOLS_REQUIRED, compile_for_bpf
 
 Compiled = Callable[[str], Path]
 
@@ -480,3 +480,39 @@ def test_not_permitted(compiled: Compiled, no_calls: None) -> None:
     declared = read(compiled("everything").read_bytes())
     assert declared.programs["on_exec"].kind.prog_type == ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT
     assert declared.programs["on_exec"].kind.attach_to == "sched_process_exec"
+
+
+LONG_NAMES = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#define EVENTS(name) struct { __uint(type, BPF_MAP_TYPE_QUEUE); __uint(max_entries, 4); __type(value, __u32); \\
+    __uint(pinning, LIBBPF_PIN_BY_NAME); } name SEC(".maps")
+EVENTS(connection_events_in);
+EVENTS(connection_events_out);
+struct { __uint(type, BPF_MAP_TYPE_DEVMAP); __uint(max_entries, 4); __type(key, __u32); __type(value, __u32); }
+devices SEC(".maps");
+SEC("socket") int push(struct __sk_buff *skb)
+{
+    __u32 one = 1;
+    bpf_map_push_elem(&connection_events_in, &one, 0);
+    return bpf_map_push_elem(&connection_events_out, &one, 0);
+}
+"""
+
+
+@pytest.mark.admin
+@pytest.mark.alike
+def test_maps_by_their_whole_names(tmp_path: Path, bpf_folder: str) -> None:
+    """Pins go by the whole name in C, of which the kernel keeps 15 bytes; a map that the kernel gives a flag of its own
+    loads as well."""
+    if shutil.which("clang") is None and not TOOLS_REQUIRED:
+        pytest.skip("clang is not installed")
+    source, target = tmp_path / "long.bpf.c", tmp_path / "long.bpf.o"
+    source.write_text(LONG_NAMES)
+    compile_for_bpf(source, target)
+    for _ in range(2):
+        with ObjectFile.load(target, pin_root=bpf_folder) as loaded:
+            first, second = loaded.maps["connection_events_in"], loaded.maps["connection_events_out"]
+            assert first.id != second.id
+            assert {"connection_events_in", "connection_events_out"} <= set(os.listdir(bpf_folder))
+            assert list(loaded.other_maps) == ["devices"]

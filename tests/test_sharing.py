@@ -176,3 +176,26 @@ def test_no_pickle_otherwise():
     """A map goes to no file and through no pipe: outside the start of a child a pickle is a TypeError."""
     with Queue(4, 1) as q, pytest.raises(TypeError, match="send_map"):
         pickle.dumps(q)
+
+
+def test_two_descriptors_are_refused(pair):
+    """A message with two maps is refused as a whole; nothing stays open."""
+    ours, theirs = pair
+    with Queue(4, 1) as q, Queue(4, 1) as other:
+        socket.send_fds(ours, [b"m"], [q.fileno(), other.fileno()])
+        with pytest.raises(ValueError, match="more descriptors came over the socket than one"):
+            rawbpf.recv_map(theirs)
+
+
+def test_other_sockets_carry_no_descriptors():
+    """Over TCP the kernel would drop it without a word."""
+    with Queue(4, 1) as q, socket.socket(socket.AF_INET) as sock, pytest.raises(ValueError, match="Unix sockets only"):
+        rawbpf.send_map(sock, q)
+
+
+def test_a_map_that_moved_elements_can_be_an_argument():
+    """Whatever its codec has prepared for bulk calls, it can be pickled."""
+    codec = rawbpf.values.RawBytes(4)
+    values = []
+    codec.decode_all(bytes(80), values)
+    assert pickle.loads(pickle.dumps(codec)).size == 4

@@ -768,3 +768,26 @@ def test_a_unit_test_of_ones_own(simulated):
         s.freeze()
         with pytest.raises(NotPermitted, match="the map is frozen"):
             s.push(4)
+
+
+def test_contexts_that_overlap():
+    """Of contexts in several threads each may end first: calls go to one that lasts, at the end to the real one."""
+    before = door.simulated
+    first, second = rawbpf.simulate(), rawbpf.simulate()
+    kernel = first.__enter__()
+    other = second.__enter__()
+    first.__exit__(None, None, None)
+    assert door.simulated is other
+    with Queue(4, 1) as q:
+        q.push(b"abcd")
+    second.__exit__(None, None, None)
+    assert door.simulated is before
+    assert kernel is not other
+
+
+def test_a_version_that_is_refused_leaves_no_folder(monkeypatch, tmp_path):
+    """The version is looked at first."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ValueError, match="are simulated"), rawbpf.simulate(kernel="99.9"):
+        pass
+    assert list(tmp_path.iterdir()) == []

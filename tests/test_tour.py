@@ -131,3 +131,14 @@ def test_step_waits_for_a_key():
     output = on_a_terminal("--step", keys=b" " * 100)
     assert "(4, 3, 2)" in output
     assert "(4, 3, 2)" in run("--simulate", "--step")
+
+
+def test_a_child_that_fails_ends():
+    """What is raised in the other process ends it: the tour goes on in one process only."""
+
+    def work(path):
+        raise OSError("no")
+
+    before = os.getpid()
+    tour.in_another_process(work, "")
+    assert os.getpid() == before
