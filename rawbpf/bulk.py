@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from rawbpf import syscall
-from rawbpf.abi import Cmd, MapFlag, MapType, ProgType
+from rawbpf.abi import Cmd, MapFlag, MapType, ProgFlag, ProgType
 from rawbpf.asm import (
     R0,
     R1,
@@ -45,7 +45,7 @@ from rawbpf.asm import (
 from rawbpf.btf import Builder
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import EXHAUSTED, NotPermitted
-from rawbpf.program import BPF_F_SLEEPABLE, ETH_HLEN, TEST_RUN_SIZE, FuncInfo, Program, VerifierError
+from rawbpf.program import ETH_HLEN, TEST_RUN_SIZE, FuncInfo, Program, VerifierError
 from rawbpf.scratch import DATA, FLAGS, LIMIT, PUSHED, SCRATCH_MAX, TAKEN, WHY
 
 if TYPE_CHECKING:
@@ -166,7 +166,13 @@ class _Way(NamedTuple):
 # In order of preference. A syscall program runs without a packet, which saves half the cost of a run, but may use these
 # maps only since 6.9: syscall programs sleep, and queue_stack_map_ops were not on the list of maps they may use.
 _WAYS = (
-    _Way("syscall program, bpf_loop", ProgType.BPF_PROG_TYPE_SYSCALL, BPF_F_SLEEPABLE, SCRATCH_MAX, _with_bpf_loop),
+    _Way(
+        "syscall program, bpf_loop",
+        ProgType.BPF_PROG_TYPE_SYSCALL,
+        ProgFlag.BPF_F_SLEEPABLE,
+        SCRATCH_MAX,
+        _with_bpf_loop,
+    ),
     _Way("socket filter, bpf_loop", ProgType.BPF_PROG_TYPE_SOCKET_FILTER, 0, SCRATCH_MAX, _with_bpf_loop),
     _Way("socket filter, bounded loop", ProgType.BPF_PROG_TYPE_SOCKET_FILTER, 0, _BOUNDED_MAX, _with_bounded_loop),
 )

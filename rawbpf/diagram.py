@@ -113,14 +113,14 @@ def _parts(struct: Struct, size: int) -> Iterator[_Part]:
     end = 0
     for field in struct.fields:
         if field.offset > end:
-            yield _Part(end, field.offset, None, _gap(struct, end))
+            yield _Part(end, field.offset, None, _gap(end))
         yield _Part(field.offset, field.end, field, field.name)
         end = max(end, field.end)
     if size > end:
         yield _Part(end, size, None, "(no field)")
 
 
-def _gap(struct: Struct, offset: int) -> str:
+def _gap(offset: int) -> str:
     """What is between a command's fields: padding, or fields of other commands in the same struct."""
     return "(padding)" if offset % 8 else "(not used)"
 

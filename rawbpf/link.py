@@ -225,10 +225,9 @@ def _interface_index(target: Target) -> int:
 
 
 class _Way(NamedTuple):
-    """How programs of a type are attached, since which Linux, and as which attach types."""
+    """How programs of a type are attached, and as which attach types."""
 
     attach: Callable[[_Attachment], None]
-    since: str
     attach_types: tuple[AttachType, ...] = ()
 
 
@@ -238,17 +237,16 @@ def _named(*patterns: str) -> tuple[AttachType, ...]:
 
 
 _BY_PROG_TYPE = {
-    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT: _Way(_to_raw_tracepoint, "4.17"),
-    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE: _Way(_to_raw_tracepoint, "5.2"),
+    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT: _Way(_to_raw_tracepoint),
+    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE: _Way(_to_raw_tracepoint),
     ProgType.BPF_PROG_TYPE_CGROUP_SKB: _Way(
-        _to_cgroup, "5.7", (AttachType.BPF_CGROUP_INET_INGRESS, AttachType.BPF_CGROUP_INET_EGRESS)
+        _to_cgroup, (AttachType.BPF_CGROUP_INET_INGRESS, AttachType.BPF_CGROUP_INET_EGRESS)
     ),
     ProgType.BPF_PROG_TYPE_CGROUP_SOCK: _Way(
-        _to_cgroup, "5.7", _named("CGROUP_INET_SOCK_", "CGROUP_INET4_POST_BIND", "CGROUP_INET6_POST_BIND")
+        _to_cgroup, _named("CGROUP_INET_SOCK_", "CGROUP_INET4_POST_BIND", "CGROUP_INET6_POST_BIND")
     ),
     ProgType.BPF_PROG_TYPE_CGROUP_SOCK_ADDR: _Way(
         _to_cgroup,
-        "5.7",
         _named(
             *(f"CGROUP_INET{family}_{call}" for family in "46" for call in ("BIND", "CONNECT", "GETPEER", "GETSOCK")),
             "CGROUP_UDP",
@@ -256,26 +254,26 @@ _BY_PROG_TYPE = {
         ),
     ),
     ProgType.BPF_PROG_TYPE_CGROUP_SOCKOPT: _Way(
-        _to_cgroup, "5.7", (AttachType.BPF_CGROUP_GETSOCKOPT, AttachType.BPF_CGROUP_SETSOCKOPT)
+        _to_cgroup, (AttachType.BPF_CGROUP_GETSOCKOPT, AttachType.BPF_CGROUP_SETSOCKOPT)
     ),
-    ProgType.BPF_PROG_TYPE_CGROUP_DEVICE: _Way(_to_cgroup, "5.7", (AttachType.BPF_CGROUP_DEVICE,)),
-    ProgType.BPF_PROG_TYPE_CGROUP_SYSCTL: _Way(_to_cgroup, "5.7", (AttachType.BPF_CGROUP_SYSCTL,)),
-    ProgType.BPF_PROG_TYPE_SOCK_OPS: _Way(_to_cgroup, "5.7", (AttachType.BPF_CGROUP_SOCK_OPS,)),
-    ProgType.BPF_PROG_TYPE_FLOW_DISSECTOR: _Way(_to_network_namespace, "5.8", (AttachType.BPF_FLOW_DISSECTOR,)),
-    ProgType.BPF_PROG_TYPE_SK_LOOKUP: _Way(_to_network_namespace, "5.9", (AttachType.BPF_SK_LOOKUP,)),
-    ProgType.BPF_PROG_TYPE_XDP: _Way(_to_interface, "5.9", (AttachType.BPF_XDP,)),
-    ProgType.BPF_PROG_TYPE_SCHED_CLS: _Way(_to_interface, "6.6", _named("TCX_", "NETKIT_")),
+    ProgType.BPF_PROG_TYPE_CGROUP_DEVICE: _Way(_to_cgroup, (AttachType.BPF_CGROUP_DEVICE,)),
+    ProgType.BPF_PROG_TYPE_CGROUP_SYSCTL: _Way(_to_cgroup, (AttachType.BPF_CGROUP_SYSCTL,)),
+    ProgType.BPF_PROG_TYPE_SOCK_OPS: _Way(_to_cgroup, (AttachType.BPF_CGROUP_SOCK_OPS,)),
+    ProgType.BPF_PROG_TYPE_FLOW_DISSECTOR: _Way(_to_network_namespace, (AttachType.BPF_FLOW_DISSECTOR,)),
+    ProgType.BPF_PROG_TYPE_SK_LOOKUP: _Way(_to_network_namespace, (AttachType.BPF_SK_LOOKUP,)),
+    ProgType.BPF_PROG_TYPE_XDP: _Way(_to_interface, (AttachType.BPF_XDP,)),
+    ProgType.BPF_PROG_TYPE_SCHED_CLS: _Way(_to_interface, _named("TCX_", "NETKIT_")),
 }
 
 # Programs of ATTACHED_BY_BTF have their attach type since they were loaded.
 _BY_ATTACH_TYPE = {
-    AttachType.BPF_TRACE_RAW_TP: _Way(_to_what_it_was_loaded_for, "5.5"),
-    AttachType.BPF_TRACE_FENTRY: _Way(_to_what_it_was_loaded_for, "5.5"),
-    AttachType.BPF_TRACE_FEXIT: _Way(_to_what_it_was_loaded_for, "5.5"),
-    AttachType.BPF_MODIFY_RETURN: _Way(_to_what_it_was_loaded_for, "5.7"),
-    AttachType.BPF_LSM_MAC: _Way(_to_what_it_was_loaded_for, "5.7"),
-    AttachType.BPF_TRACE_ITER: _Way(_to_iterator, "5.8"),
-    AttachType.BPF_LSM_CGROUP: _Way(_to_cgroup, "6.0"),
+    AttachType.BPF_TRACE_RAW_TP: _Way(_to_what_it_was_loaded_for),
+    AttachType.BPF_TRACE_FENTRY: _Way(_to_what_it_was_loaded_for),
+    AttachType.BPF_TRACE_FEXIT: _Way(_to_what_it_was_loaded_for),
+    AttachType.BPF_MODIFY_RETURN: _Way(_to_what_it_was_loaded_for),
+    AttachType.BPF_LSM_MAC: _Way(_to_what_it_was_loaded_for),
+    AttachType.BPF_TRACE_ITER: _Way(_to_iterator),
+    AttachType.BPF_LSM_CGROUP: _Way(_to_cgroup),
 }
 
 _PERF = "needs perf_event_open(2), and rawbpf has bpf(2) alone: use a raw tracepoint, or fentry (BPF_PROG_TYPE_TRACING)"

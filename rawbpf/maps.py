@@ -326,7 +326,8 @@ class Map(Descriptor, Generic[T]):
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
 
-    # Many elements
+    # Many elements. Each of these is RuntimeError in a codec or signal handler that runs within another one's call on
+    # the same map.
 
     def push_many(self, values: "Iterable[T] | Buffer", flags: int = BPF_ANY) -> int:
         """Pushes many elements, in one system call where the kernel lets a program do it (see `bulk`).
@@ -372,9 +373,9 @@ class Map(Descriptor, Generic[T]):
     def follow(self, poll: float = POLL) -> "Follow[T]":
         """Elements as they arrive, for ever: for `for` and for `async for`.
 
-        Nothing wakes a waiter, so this asks again and again: within an eighth of the time that nothing came, at most
-        every `poll` seconds (0.05: below 1 % of a CPU). Elements are taken many at once. What was taken when the loop
-        is left comes first in the next call, here or in pop(). In `async for`, cancelling loses nothing.
+        Nothing wakes a waiter, so this asks again and again: after an eighth of the time that nothing came, but no
+        later than `poll` seconds (0.05: below 1 % of a CPU). Elements are taken many at once. What was taken when the
+        loop is left comes first in the next call, here or in pop(). In `async for`, cancelling loses nothing.
 
         Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
         """
@@ -383,7 +384,7 @@ class Map(Descriptor, Generic[T]):
     @property
     def bulk(self) -> Status:
         """How push_many() and the like work here: `in_kernel` True (a BPF program), False (a call for each element), or
-        None (not tried yet), and `why`."""
+        None (not tried yet, or there was no descriptor or memory: the next call tries again), and `why`."""
         if (access := access_of(self.fileno())) == "r":
             return Status(False, f'the descriptor has access="{access}"')
         if is_frozen(self._fd):
@@ -497,7 +498,8 @@ class Map(Descriptor, Generic[T]):
     def close(self) -> None:
         """Closes the descriptor. The kernel frees the map with its last descriptor, pin and program. May be repeated.
 
-        Warns (RuntimeWarning) if elements were taken out of the kernel and not handed over: see take_held().
+        Warns (RuntimeWarning) if elements were taken out of the kernel and not handed over: see take_held(). Raises
+        RuntimeError, and closes nothing, in a codec or signal handler that runs within a bulk call on the map.
         """
         if self._fd >= 0:
             self._many.check_free()

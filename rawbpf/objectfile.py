@@ -108,6 +108,7 @@ class ObjectFile:
                 the map's name is used, else the new map is pinned.
 
         Raises:
+            OSError: The file can't be read.
             ObjectFileError: The file can't be loaded here; the text names section and symbol. Nothing was loaded.
             ValueError, TypeError: A map breaks a rule, a variable does not exist or has another type.
             VerifierError: The kernel refused a program; the log has the lines of C.

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from rawbpf._native import CData
     from rawbpf.link import Link, Target
 
-BPF_F_SLEEPABLE = 1 << 4
-
-# As far as the last field that is used: a kernel must not be sent non-zero bytes that it does not know.
+# A kernel must not be sent non-zero bytes that it does not know; behind the last field that is used all are zero.
 _LOAD_SIZE = 128
 TEST_RUN_SIZE = 64
 
@@ -223,6 +221,8 @@ class Program(Descriptor):
             AlreadyExists: Something is attached there already, and there is room for one (EBUSY, EEXIST).
             NotFound: There is no such tracepoint (ENOENT), no such interface (ENODEV).
             NotPermitted: EPERM.
+            Unsupported: This interface does not take it (EOPNOTSUPP).
+            OSError: The target's path can't be opened.
             BpfError: The kernel is too old for it, or does not take this program there (EINVAL); E2BIG, EBADF.
             TypeError, ValueError: An argument that this type of program has not; a type that bpf(2) alone can't attach
                 (kprobes, tracepoints and perf events need perf_event_open(2)).

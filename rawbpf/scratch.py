@@ -19,7 +19,7 @@ TAKEN, PUSHED, LIMIT, WHY, FLAGS = range(5)
 
 
 class Status(NamedTuple):
-    """How a map moves many elements: `in_kernel` None if nothing was moved yet, and why it is so."""
+    """How a map moves many elements: `in_kernel` None if that is not known yet, and why it is so."""
 
     in_kernel: bool | None
     why: str

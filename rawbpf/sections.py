@@ -6,10 +6,7 @@ bpf(2) alone. Behind the names of _WITH_TARGET stands, after a slash, where the 
 
 from typing import NamedTuple
 
-from rawbpf.abi import AttachType, ProgType
-from rawbpf.program import BPF_F_SLEEPABLE
-
-BPF_F_XDP_HAS_FRAGS = 1 << 5
+from rawbpf.abi import AttachType, ProgFlag, ProgType
 
 
 class SectionKind(NamedTuple):
@@ -27,7 +24,7 @@ class SectionKind(NamedTuple):
 # Section name: program type, attach type, flags.
 _EXACT = {
     "socket": ("SOCKET_FILTER", "", 0),
-    "syscall": ("SYSCALL", "", BPF_F_SLEEPABLE),
+    "syscall": ("SYSCALL", "", ProgFlag.BPF_F_SLEEPABLE),
     "tc": ("SCHED_CLS", "", 0),
     "classifier": ("SCHED_CLS", "", 0),
     "action": ("SCHED_ACT", "", 0),
@@ -36,7 +33,7 @@ _EXACT = {
     "netkit/primary": ("SCHED_CLS", "NETKIT_PRIMARY", 0),
     "netkit/peer": ("SCHED_CLS", "NETKIT_PEER", 0),
     "xdp": ("XDP", "XDP", 0),
-    "xdp.frags": ("XDP", "XDP", BPF_F_XDP_HAS_FRAGS),
+    "xdp.frags": ("XDP", "XDP", ProgFlag.BPF_F_XDP_HAS_FRAGS),
     "xdp/devmap": ("XDP", "XDP_DEVMAP", 0),
     "xdp/cpumap": ("XDP", "XDP_CPUMAP", 0),
     "perf_event": ("PERF_EVENT", "", 0),
@@ -89,15 +86,15 @@ _WITH_TARGET = {
     "kretprobe": ("KPROBE", "", 0),
     "tp_btf": ("TRACING", "TRACE_RAW_TP", 0),
     "fentry": ("TRACING", "TRACE_FENTRY", 0),
-    "fentry.s": ("TRACING", "TRACE_FENTRY", BPF_F_SLEEPABLE),
+    "fentry.s": ("TRACING", "TRACE_FENTRY", ProgFlag.BPF_F_SLEEPABLE),
     "fexit": ("TRACING", "TRACE_FEXIT", 0),
-    "fexit.s": ("TRACING", "TRACE_FEXIT", BPF_F_SLEEPABLE),
+    "fexit.s": ("TRACING", "TRACE_FEXIT", ProgFlag.BPF_F_SLEEPABLE),
     "fmod_ret": ("TRACING", "MODIFY_RETURN", 0),
-    "fmod_ret.s": ("TRACING", "MODIFY_RETURN", BPF_F_SLEEPABLE),
+    "fmod_ret.s": ("TRACING", "MODIFY_RETURN", ProgFlag.BPF_F_SLEEPABLE),
     "iter": ("TRACING", "TRACE_ITER", 0),
-    "iter.s": ("TRACING", "TRACE_ITER", BPF_F_SLEEPABLE),
+    "iter.s": ("TRACING", "TRACE_ITER", ProgFlag.BPF_F_SLEEPABLE),
     "lsm": ("LSM", "LSM_MAC", 0),
-    "lsm.s": ("LSM", "LSM_MAC", BPF_F_SLEEPABLE),
+    "lsm.s": ("LSM", "LSM_MAC", ProgFlag.BPF_F_SLEEPABLE),
 }
 
 

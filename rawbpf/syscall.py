@@ -43,7 +43,7 @@ StrPath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 QUEUE_AND_STACK = (MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK)
 
-# Bytes of attr that each command reads, as far as the last field used here.
+# Bytes of attr that each command is sent: enough for every field used here, and known to each kernel with the command.
 ATTR_SIZE = {
     Cmd.BPF_MAP_LOOKUP_ELEM: 32,
     Cmd.BPF_MAP_UPDATE_ELEM: 32,
@@ -341,8 +341,9 @@ def _kernels_words(attr: "CData", size: int) -> str:
 def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -> None:
     """BPF_MAP_UPDATE_ELEM: push. `key` must be None, `flags` BPF_ANY or BPF_EXIST (full: drop the oldest).
 
-    Raises ValueError for a broken rule, a value that has not exactly the map's value_size included; Full (E2BIG),
-    NotPermitted (EPERM: read-only descriptor or frozen map), Busy (EBUSY). Linux 4.20.
+    Raises ValueError for a broken rule, a value that has not exactly the map's value_size included; TypeError for the
+    descriptor of something else; Full (E2BIG), NotPermitted (EPERM: read-only descriptor or frozen map), Busy (EBUSY).
+    Linux 4.20.
     """
     check_key(key)
     check_push_flags(flags)
