@@ -69,6 +69,7 @@ def run(user: User, python: Path, folder: Path, arguments: list[str]) -> tuple[d
     environment = {
         name: os.environ[name] for name in ("PATH", "LANG", "RAWBPF_STRESS_SECONDS") if name in os.environ
     } | {"HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{home}/hypothesis"
     result = subprocess.run(
         [*user.prefix, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *arguments],
         cwd=folder / "project",

@@ -19,6 +19,7 @@ def run(*arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300).stdout
 
 
+@pytest.mark.real_kernel(reason="it is what is measured")
 @pytest.mark.creates
 @pytest.mark.admin
 def test_each_benchmark_prints_its_tables() -> None:

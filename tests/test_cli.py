@@ -515,6 +515,7 @@ class TestDrain:
             follower.terminate()
             assert follower.wait() == 0
 
+    @real_kernel
     def test_a_map_that_is_frozen_meanwhile(self, pinned):
         """What can neither be written nor go back appears on stderr: every value is somewhere."""
         path = pinned(Queue, 1024, 600)

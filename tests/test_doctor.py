@@ -77,6 +77,7 @@ def diagnosed(*prefix: str, before: str = "") -> dict[str, Any]:
 # What works
 
 
+@pytest.mark.real_kernel(reason="what it permits")
 @pytest.mark.creates
 @pytest.mark.admin
 @pytest.mark.linux("5.17")
@@ -168,6 +169,7 @@ for name, call in (("create", lambda: rawbpf.Queue(4, 1).close()), ("ids", lambd
 # Namespaces and filters
 
 
+@pytest.mark.real_kernel(reason="what it permits")
 @needs_unshare
 @pytest.mark.creates
 @pytest.mark.linux("5.8")
@@ -181,6 +183,7 @@ def test_a_user_namespace():
     assert "token" in found["create"]["cause"]["help"]
 
 
+@pytest.mark.real_kernel(reason="what it permits")
 @pytest.mark.creates
 @pytest.mark.parametrize("command", ["", "0"], ids=["all commands", "BPF_MAP_CREATE"])
 def test_a_seccomp_filter(command):
@@ -210,6 +213,7 @@ def test_a_filter_that_is_not_to_blame():
     assert (create["cause"]["kind"], create["cause"]["certain"]) == ("capability", True)
 
 
+@pytest.mark.real_kernel(reason="what it permits")
 @pytest.mark.creates
 def test_a_filter_under_an_open_map():
     """A push that a filter refuses says so, though the map is open and writable."""
@@ -277,6 +281,7 @@ def test_a_pin_outside_a_bpffs(tmp_path):
     assert hint.startswith(f"{str(tmp_path)!r} is on {file_system}, and a pin lives in a bpffs")
 
 
+@pytest.mark.real_kernel(reason="what it permits")
 @pytest.mark.creates
 @pytest.mark.admin
 def test_a_pin_with_a_dot(bpf_folder):

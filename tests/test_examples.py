@@ -18,6 +18,7 @@ EXAMPLES = Path(rawbpf.__file__).parent / "examples"
 FILES = ("Dockerfile", "sidecar.yaml", "rawbpf-drain.service")
 
 
+@pytest.mark.real_kernel(reason="processes that share it")
 @pytest.mark.admin
 @pytest.mark.linux("5.19")
 def test_least_privilege():

@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.alike
 
 
+@pytest.mark.real_kernel(reason="the simulated one brings modules of its own")
 def test_import_brings_only_what_maps_need():
     """The command line's and the tools' modules are loaded when they are asked for, and not before."""
     code = "import sys, rawbpf; print(*sys.modules)"

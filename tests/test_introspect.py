@@ -129,6 +129,7 @@ def test_the_offsets_are_the_kernels():
     assert ring.head < ring.tail < ring.size < ring.elements
 
 
+@needs_perfmon
 def test_threads_that_ask_first(kind):
     """Several threads whose first call is qsize() share one program: none is left to be collected."""
     for _ in range(10):
@@ -137,6 +138,7 @@ def test_threads_that_ask_first(kind):
             assert list(pool.map(lambda _: m.qsize(), range(3))) == [3, 3, 3]
 
 
+@needs_perfmon
 def test_a_map_closed_by_another_thread(kind):
     """snapshot() beside a close(): the map's own elements or ValueError, never another's with its number."""
     wrong = []

@@ -649,7 +649,7 @@ def test_threads_do_not_share_buffers(kind):
 
 
 @pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_what_owns_a_descriptor_is_not_copied(copy, bpf_folder):
+def test_what_owns_a_descriptor_is_not_copied(copy):
     """A copy would close the descriptor once more: TypeError, for maps and programs alike."""
     from rawbpf.asm import R0, exit_, mov
     from rawbpf.program import Program

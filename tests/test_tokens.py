@@ -17,7 +17,12 @@ import pytest
 
 from rawbpf import BpfError, NotFound, Token, Unsupported, bpffs
 
-pytestmark = [pytest.mark.creates, pytest.mark.admin, pytest.mark.linux("6.9")]
+pytestmark = [
+    pytest.mark.creates,
+    pytest.mark.admin,
+    pytest.mark.linux("6.9"),
+    pytest.mark.real_kernel(reason="tokens"),
+]
 
 # The numbers are the same on all architectures.
 FSCONFIG, FSMOUNT = 431, 432

@@ -43,7 +43,7 @@ def run(*arguments: str, before: "tuple[str, ...]" = (), **environment: str) -> 
 
 @pytest.mark.creates
 @pytest.mark.admin
-@pytest.mark.real_kernel("it says which kernel it runs on")
+@pytest.mark.real_kernel(reason="it says which kernel it runs on")
 def test_on_the_running_kernel():
     """Each step is there with its result and its system calls, and nothing stays mounted."""
     output = run()
@@ -64,7 +64,7 @@ def test_on_the_simulated_kernel():
         assert text in output
 
 
-@pytest.mark.real_kernel("the simulated kernel refuses nobody")
+@pytest.mark.real_kernel(reason="the simulated kernel refuses nobody")
 @pytest.mark.skipif(
     not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
 )
@@ -81,7 +81,7 @@ def test_without_the_privilege():
 
 @pytest.mark.creates
 @pytest.mark.linux("5.8")
-@pytest.mark.real_kernel("capabilities are the real kernel's")
+@pytest.mark.real_kernel(reason="capabilities are the real kernel's")
 @pytest.mark.skipif(
     not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
 )
