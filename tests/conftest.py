@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -43,6 +44,11 @@ SLOWNESS = float(os.environ.get("RAWBPF_SLOWNESS", "1"))
 
 # How long each of the tests goes on that try the same again and again, and what scales the number of their examples.
 SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
+
+
+needs_3_11 = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="by design: CPython 3.10 may interrupt between return and caller"
+)
 
 
 def examples(count: int) -> int:

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from rawbpf import BPF_ANY, BPF_EXIST, Empty, Full, MapFlag, NotPermitted, Queue, Stack, bulk, door, many
 from rawbpf.abi import Cmd
 from rawbpf.privileges import Capability, has_capability, kernel_version
-from tests.conftest import IS_ROOT
+from tests.conftest import IS_ROOT, needs_3_11
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
@@ -701,9 +701,7 @@ class Interrupted(Exception):
     """What the signal handler raises."""
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="by design: CPython 3.10 may interrupt between return and caller"
-)
+@needs_3_11
 @pytest.mark.parametrize("how", ["pop_many", "pop_into", "drain", "few"])
 @pytest.mark.parametrize("in_kernel", [True, False])
 def test_signals_lose_no_element(kind, how, in_kernel, monkeypatch):

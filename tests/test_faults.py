@@ -32,7 +32,7 @@ from rawbpf.errors import EXHAUSTED, errno_name
 from rawbpf.link import Link
 from rawbpf.privileges import kernel_version
 from rawbpf.program import ETH_HLEN, Program
-from tests.conftest import SLOWNESS, descriptors
+from tests.conftest import SLOWNESS, descriptors, needs_3_11
 
 pytestmark = pytest.mark.creates
 
@@ -40,9 +40,6 @@ SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
-needs_3_11 = pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="by design: CPython 3.10 may interrupt between return and caller"
-)
 
 
 def python(code: str, *prefix: str, warn: str = "error") -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from rawbpf import NotPermitted, Queue, Stack, open_map
 from rawbpf.follow import BackOff
+from tests.conftest import needs_3_11
 
 pytestmark = pytest.mark.creates
 
@@ -151,6 +152,7 @@ def test_cancelling_loses_nothing():
         assert found == list(range(pushed))
 
 
+@needs_3_11
 def test_a_signal_that_raises_loses_nothing():
     """A handler that raises wherever it lands: yielded and remaining are all that was pushed."""
 

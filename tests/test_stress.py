@@ -6,7 +6,6 @@ RAWBPF_STRESS_SECONDS (default 2) says how long each goes on.
 import os
 import signal
 import struct
-import sys
 import threading
 import time
 from itertools import chain
@@ -14,7 +13,7 @@ from itertools import chain
 import pytest
 
 from rawbpf import Empty, Full, Queue
-from tests.conftest import SLOWNESS
+from tests.conftest import SLOWNESS, needs_3_11
 
 pytestmark = pytest.mark.creates
 
@@ -84,9 +83,7 @@ class Interrupted(Exception):
     """What the signal handler raises."""
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="by design: CPython 3.10 may interrupt between return and caller"
-)
+@needs_3_11
 @pytest.mark.parametrize("spec", [8, "<Q"])
 def test_signals_lose_no_element(kind, spec):
     """A signal handler that raises every millisecond, anywhere in pop(): each element is handed over exactly once."""

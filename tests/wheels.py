@@ -33,6 +33,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rawbpf-wheels-") as folder:
         scratch = Path(folder)
+        scratch.chmod(0o755)  # some tests run as another user, and so below
         sdist, wheel = build(scratch)
         check(sdist, wheel)
         if options.out:
@@ -109,6 +110,7 @@ def pythons() -> list[str]:
 def tested(python: str, wheel: Path, source: Path, scratch: Path, options: argparse.Namespace) -> bool:
     """Installs the wheel for one interpreter, and runs the tests where there is no other rawbpf to import."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
+    folder.chmod(0o755)
     shutil.copytree(source / "tests", folder / "tests")
     for text in ("pyproject.toml", "README.md"):
         shutil.copy(source / text, folder)
