@@ -445,6 +445,8 @@ def test_it_needs_nothing():
     drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
     command = [*(drop if IS_ROOT else []), sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": "/tmp"})
+    if result.returncode == 127:
+        pytest.skip("the ordinary user may not read this installation")
     assert result.stdout == "b'abcd' ['mine']\n", result.stderr
 
 
