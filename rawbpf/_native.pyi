@@ -21,6 +21,7 @@ class CType(Protocol):
     cname: str
     fields: list[tuple[str, Any]]
 
+# FFI has an attribute of that name, too.
 _Data = CData
 
 class FFI(Protocol):

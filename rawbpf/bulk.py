@@ -43,6 +43,7 @@ from rawbpf.asm import (
     store,
 )
 from rawbpf.btf import Builder
+from rawbpf.descriptor import Descriptor
 from rawbpf.door import HOOK_RAISED, lib, raise_hook_failure
 from rawbpf.errors import EXHAUSTED, NotPermitted
 from rawbpf.program import ETH_HLEN, TEST_RUN_SIZE, FuncInfo, Program, VerifierError
@@ -178,8 +179,12 @@ _WAYS = (
 )
 
 
-class InKernel:
-    """The scratch and the two programs of one map. Made by make(); not safe for several threads at once."""
+class InKernel(Descriptor):
+    """The scratch and the two programs of one map. Made by make(); not safe for several threads at once.
+
+    It owns the scratch's descriptor while it is made: a signal handler may cut off close() itself, and then that is
+    closed with the object.
+    """
 
     def __init__(self, way: _Way, value_size: int, max_entries: int) -> None:
         self.way = way
@@ -188,7 +193,6 @@ class InKernel:
         # A socket filter's. The attr of each run points to it.
         self._packet = bytearray(ETH_HLEN)
         # Until load() there is nothing, which close() understands.
-        self._fd = -1
         self._view = self.header = self.data = memoryview(b"")
 
     def load(self, map_fd: int, value_size: int) -> None:
@@ -210,7 +214,7 @@ class InKernel:
         self._pop_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_pop_elem, _TAKEN, map_fd, value_size))
         self._push_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_push_elem, _PUSHED, map_fd, value_size))
         # The programs and the mapping keep the scratch alive.
-        self._close_fd()
+        super().close()
 
     def _loaded(self, helper: Helper, done: int, map_fd: int, value_size: int) -> Program:
         way = self.way
@@ -271,12 +275,7 @@ class InKernel:
             program.close()
         # The mapping goes with the last view of it: one may stand in the traceback of an exception on its way.
         self._view = self.header = self.data = memoryview(b"")
-        self._close_fd()
-
-    def _close_fd(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        super().close()
 
 
 def _capacity(value_size: int, max_entries: int) -> int:

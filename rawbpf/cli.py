@@ -81,14 +81,15 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 def _report(error: Exception, as_json: bool) -> int:
     """Says on stderr what went wrong; returns the exit code."""
+    text = str(error) or type(error).__name__  # a MemoryError says nothing
     if as_json:
-        said: dict[str, Any] = {"error": str(error)}
+        said: dict[str, Any] = {"error": text}
         if isinstance(error, BpfError):
             said["error"] = error.strerror
             said |= {"errno": errno_name(error.errno or 0), "command": error.cmd.name, "hint": error.hint}
         print(json.dumps(said), file=sys.stderr)
     else:
-        print(f"rawbpf: {error or type(error).__name__}", file=sys.stderr)
+        print(f"rawbpf: {text}", file=sys.stderr)
     return next((code for kind, code in _CODES if isinstance(error, kind)), ERROR)
 
 
@@ -234,7 +235,8 @@ def _peek(options: argparse.Namespace) -> int:
 
 def _pop(options: argparse.Namespace) -> int:
     with open_map(options.map) as m:
-        if not _written(m, _line(options, _form(options, m)), options.count, follow=False) and m.peek(None) is None:
+        line = _line(options, _form(options, m))
+        if not _written(m, line, options.count, progress=False) and m.peek(None) is None:
             raise Empty(errno.ENOENT, f"{describe(m.info())} is empty", Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM)
     return DONE
 
@@ -245,14 +247,14 @@ def _drain(options: argparse.Namespace) -> int:
         if limit is None and not options.follow:
             # Or a live producer makes it endless.
             limit = m.max_entries
-        _written(m, _line(options, _form(options, m)), limit, options.follow)
+        _written(m, _line(options, _form(options, m)), limit, follow=options.follow)
     return DONE
 
 
-def _written(m: Map[bytes], line: Callable[[bytes], bytes], limit: int | None, follow: bool) -> int:
+def _written(m: Map[bytes], line: Callable[[bytes], bytes], limit: int | None, **options: bool) -> int:
     """Drains to stdout; returns how many values. What can neither be written nor go back appears on stderr."""
     try:
-        return drain(m, line, sys.stdout.fileno(), limit=limit, follow=follow)
+        return drain(m, line, sys.stdout.fileno(), limit=limit, **options)
     except NotReturned as error:
         sys.stderr.buffer.writelines(map(line, error.values))
         raise

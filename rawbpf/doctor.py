@@ -228,7 +228,7 @@ def _bulk(q: Queue[Any]) -> Check:
     if status.in_kernel:
         return Check("bulk", True, evidence + f"many in a call ({status.why})")
     perfmon = lacking(Capability.CAP_PERFMON, certain=False) if is_privileged(Capability.CAP_PERFMON) is False else None
-    cause = why_not_permitted(Cmd.BPF_PROG_LOAD) if status.why.startswith("not permitted") else perfmon
+    cause = why_not_permitted(Cmd.BPF_PROG_LOAD) if "not permitted" in status.why else perfmon
     return Check("bulk", False, evidence + f"a call for each, for {status.why}", cause)
 
 

@@ -663,11 +663,11 @@ def _batch(kernel: SimulatedKernel, attr: _Attr) -> int:
 def _map_freeze(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
     fd = kernel.checked(attr["map_fd"])
+    if kernel.version >= (6, 5):
+        _refuse(not kernel.permitted(fd) & os.W_OK, errno.EPERM)
     with kernel.opened(fd, to_freeze=True) as found:
-        if kernel.version >= (6, 5):
-            _refuse(not kernel.permitted(fd) & os.W_OK, errno.EPERM)
-        else:
-            # Before 6.5 it asked for the capability, whatever the descriptor's mode.
+        if kernel.version < (6, 5):
+            # Then it asked for the capability, whatever the descriptor's mode.
             _refuse(found.header.frozen, errno.EBUSY)
             _refuse(kernel.unprivileged, errno.EPERM)
         found.save(frozen=1)

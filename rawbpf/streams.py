@@ -45,8 +45,8 @@ class Stop:
 class Progress:
     """A line on stderr that says how far it is, twice a second; only if stderr is a terminal."""
 
-    def __init__(self, total_bytes: int = 0) -> None:
-        self._shown = sys.stderr.isatty()
+    def __init__(self, total_bytes: int = 0, wanted: bool = True) -> None:
+        self._shown = wanted and sys.stderr.isatty()
         self._total = total_bytes
         self._began = self._last = time.monotonic()
 
@@ -69,7 +69,15 @@ class NotReturned(Exception):
         self.values = values
 
 
-def drain(m: Map[bytes], line: Callable[[bytes], bytes], out: int, *, limit: int | None, follow: bool) -> int:
+def drain(
+    m: Map[bytes],
+    line: Callable[[bytes], bytes],
+    out: int,
+    *,
+    limit: int | None,
+    follow: bool = False,
+    progress: bool = True,
+) -> int:
     """Takes values out of a map and writes line(value) of each to the descriptor `out`.
 
     Ends when the map is empty (`follow`: never), `limit` values were written, the reader closed its end, or a signal
@@ -77,21 +85,14 @@ def drain(m: Map[bytes], line: Callable[[bytes], bytes], out: int, *, limit: int
 
     Raises OSError if writing fails otherwise, and NotReturned.
     """
-    back_off, progress, count = BackOff(), Progress(), 0
+    back_off, shown, count = BackOff(), Progress(wanted=progress), 0
     with Stop() as stop:
         try:
             while not stop.asked and not _is_broken(out) and (limit is None or count < limit):
                 values = m.pop_many(CHUNK if limit is None else min(CHUNK, limit - count))
                 if values:
                     back_off.arrived()
-                    written = 0
-                    try:
-                        for some, size in _groups(list(map(line, values))):
-                            if not _write(out, some, stop):
-                                break
-                            written += size
-                    finally:
-                        _give_back(m, values[written:])
+                    written = _write_values(m, values, line, out, stop)
                     count += written
                     if written < len(values):
                         break
@@ -99,12 +100,25 @@ def drain(m: Map[bytes], line: Callable[[bytes], bytes], out: int, *, limit: int
                     time.sleep(back_off.pause())
                 else:
                     break
-                progress.show(count)
+                shown.show(count)
         finally:
             # What pop_many() has taken and not returned, for something was raised in it.
             _give_back(m, m.take_held())
-        progress.show(count, last=True)
+        shown.show(count, last=True)
     return count
+
+
+def _write_values(m: Map[bytes], values: list[bytes], line: Callable[[bytes], bytes], out: int, stop: Stop) -> int:
+    """Writes them until a signal comes or the reader is gone; the rest goes back. Returns how many were written."""
+    written = 0
+    try:
+        for some, size in _groups(list(map(line, values))):
+            if not _write(out, some, stop):
+                break
+            written += size
+    finally:
+        _give_back(m, values[written:])
+    return written
 
 
 def _groups(lines: list[bytes]) -> Iterator[tuple[bytes, int]]:

@@ -219,7 +219,7 @@ def bpf(cmd: int, attr: "CData | Buffer | None" = None, size: int | None = None)
         pointer_to = ffi.from_buffer("char[]", cast("Buffer", attr), require_writable=True)
         length = len(pointer_to)
     if size is None:
-        size = 0 if attr is None else length
+        size = length
     if attr is not None and size > length:
         raise ValueError(f"size is {size}, and attr has only {length} bytes")
     result = lib.bpf(number, pointer_to, size)

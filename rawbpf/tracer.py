@@ -40,6 +40,10 @@ class _Tracer:
         self.attrs = attrs
         self.meaning = meaning
 
+    @property
+    def out(self) -> TextIO:
+        return sys.stderr if self.file is None else self.file
+
 
 _tracers: list[_Tracer] = []
 _hook_before: door.Hook | None = None
@@ -107,15 +111,14 @@ def _traced(cmd: int, attr: "CData", size: int) -> int:
             wanted = tracer.attrs, tracer.meaning
             if wanted not in texts:
                 texts[wanted] = call.text(result, *wanted)
-            file = sys.stderr if tracer.file is None else tracer.file
-            file.write(texts[wanted])
-            file.flush()
+            tracer.out.write(texts[wanted])
+            tracer.out.flush()
     return result
 
 
 def _distinct(tracers: list[_Tracer]) -> list[_Tracer]:
     """One tracer per file, the innermost."""
-    return list({id(sys.stderr if tracer.file is None else tracer.file): tracer for tracer in tracers}.values())
+    return list({id(tracer.out): tracer for tracer in tracers}.values())
 
 
 class _Call:

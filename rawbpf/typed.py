@@ -19,7 +19,7 @@ from rawbpf import syscall
 from rawbpf.btf import POINTER_SIZE, Btf, Builder, Kind, Member, Type
 from rawbpf.btfvalues import BtfCodec
 from rawbpf.syscall import MapInfo
-from rawbpf.values import Codec, CtypesType, RawBytes, StructFormat
+from rawbpf.values import FORMAT_ITEM, Codec, CtypesType, RawBytes, StructFormat
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
@@ -99,7 +99,6 @@ _INTEGER_CODES = frozenset("bBhHiIlLqQnN")
 _FLOAT_CODES = frozenset("efd")
 _POINTER_CODES = frozenset("PzZ")
 
-_ITEM = re.compile(r"(\d*)([a-zA-Z?])")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,126}")
 
 
@@ -255,7 +254,7 @@ _COPIES: dict[Kind, Any] = {
 
 def _items(form: str) -> Iterator[str]:
     """A struct format's items one by one: "2I4s0Q" is "I", "I", "4s", "0Q" (which only aligns)."""
-    for count, code in _ITEM.findall(form):
+    for count, code in FORMAT_ITEM.findall(form):
         alone = code in "spx" or count == "0" * len(count) != ""
         yield from [count + code] if alone else [code] * int(count or 1)
 

@@ -8,6 +8,7 @@ import operator
 import re
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
@@ -158,16 +159,13 @@ class StructFormat(OwnCodec):
         return values[0] if self._scalar else values
 
     def encode_all(self, values: list[Any]) -> bytes:
-        try:
-            if self._texts:
-                pass
-            elif self._scalar:
-                return b"".join(map(self._struct.pack, values))
-            elif set(map(type, values)) <= {tuple, list}:
-                return b"".join(starmap(self._struct.pack, values))
-        except (struct.error, OverflowError):
-            pass
-        # One of them is something else, or does not fit: encode() says which.
+        # encode() looks at each that has bytes, and says which is something else or does not fit.
+        if not self._texts:
+            with suppress(struct.error, OverflowError):
+                if self._scalar:
+                    return b"".join(map(self._struct.pack, values))
+                if set(map(type, values)) <= {tuple, list}:
+                    return b"".join(starmap(self._struct.pack, values))
         return b"".join(map(self.encode, values))
 
     def decode_all(self, data: "Buffer", values: list[Any]) -> None:
@@ -188,10 +186,14 @@ class StructFormat(OwnCodec):
         return f"struct {self.format!r}"
 
 
+# The items of a struct format: how many, or how long, and the code.
+FORMAT_ITEM = re.compile(r"(\d*)([a-zA-Z?])")
+
+
 def _fields(form: str) -> tuple[int, list[tuple[int, int]]]:
     """How many fields a format has, and of those that are bytes of a fixed size the index and the size."""
     texts, index = [], 0
-    for count, code in re.findall(r"(\d*)([a-zA-Z?])", form):
+    for count, code in FORMAT_ITEM.findall(form):
         number = int(count or 1)
         if code in "sp":
             # A Pascal string begins with its length.

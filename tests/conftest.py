@@ -18,8 +18,10 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,20 @@ needs_3_11 = pytest.mark.skipif(
 )
 
 
-def examples(count: int) -> int:
-    """The number of examples for hypothesis, `count` by default, fewer with a shorter RAWBPF_STRESS_SECONDS."""
-    return max(round(count * min(SECONDS, 2) / 2), 5)
+def examples(number: int) -> int:
+    """The number of examples for hypothesis, `number` by default, fewer with a shorter RAWBPF_STRESS_SECONDS."""
+    return max(round(number * min(SECONDS, 2) / 2), 5)
+
+
+def rounds(enough: Callable[[], bool] = lambda: True, seconds: float = SECONDS) -> Iterator[int]:
+    """Numbers the rounds of a test that tries the same again and again: for so long, and until it is enough, for a slow
+    machine does less in that time. After five minutes nothing more is to be hoped for."""
+    began = time.monotonic()
+    for number in count(1):
+        passed = time.monotonic() - began
+        if (passed >= seconds and enough()) or passed > 300:
+            return
+        yield number
 
 
 def pytest_configure(config: pytest.Config) -> None:

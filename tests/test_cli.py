@@ -23,7 +23,7 @@ import rawbpf
 from rawbpf import Queue, Stack, open_map
 from rawbpf.door import DOOR
 from rawbpf.text import form_for
-from tests.conftest import IS_ROOT
+from tests.conftest import IS_ROOT, SECONDS
 
 pytestmark = pytest.mark.alike
 
@@ -38,7 +38,7 @@ needs_setpriv = pytest.mark.skipif(
 needs_bpftool = pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
 
 # Of the test that kills a follower again and again: 200 in 10 seconds on a fast machine.
-TURNS = round(20 * float(os.environ.get("RAWBPF_STRESS_SECONDS", "2")))
+TURNS = round(20 * SECONDS)
 
 NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 

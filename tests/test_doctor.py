@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import rawbpf
-from rawbpf import NotPermitted, Queue, doctor, privileges
+from rawbpf import NotPermitted, Queue, doctor, door, privileges
 from rawbpf.abi import Cmd
 from rawbpf.privileges import Capability, Cause
 from tests.conftest import EFFECTIVE, IS_ROOT
@@ -351,3 +351,18 @@ def test_the_own_surroundings_come_first(monkeypatch, sign, first):
         monkeypatch.setenv(name, value)
     check = doctor.Check("create", False, "", privileges.lacking(Capability.CAP_BPF))
     assert next(iter(check.grants)) == first
+
+
+@pytest.mark.creates
+@pytest.mark.real_kernel(reason="programs")
+def test_bulk_that_is_not_permitted_has_a_cause():
+    """Where the programs of bulk calls are EPERM, the check names who may be to blame."""
+    previous = door.set_hook(
+        lambda cmd, attr, size: -errno.EPERM if cmd == Cmd.BPF_PROG_LOAD else door.ask_kernel(cmd, attr, size)
+    )
+    try:
+        [bulk] = [check for check in rawbpf.diagnose().checks if check.name == "bulk"]
+    finally:
+        door.set_hook(previous)
+    assert bulk.works is False
+    assert bulk.cause is not None

@@ -1,7 +1,10 @@
 """The door: what a hook sees, what it answers, what it raises, and that it can be taken away."""
 
+import ctypes
 import errno
+import struct
 import threading
+from array import array
 
 import pytest
 
@@ -240,3 +243,13 @@ def test_the_failure_is_the_threads_own(hooked):
         thread.join()
         assert q.pop(default=None) is None
     assert len(caught) == 1
+
+
+@pytest.mark.creates
+def test_the_bare_call_takes_any_writable_buffer():
+    """Arrays and ctypes buffers as well as bytearrays; what can't be written to, the kernel does not see."""
+    for attr in (bytearray(16), array("B", bytes(16)), ctypes.create_string_buffer(16)):
+        memoryview(attr).cast("B")[:16] = struct.pack("=IIII", 22, 0, 4, 1)
+        Queue.from_fd(bpf(Cmd.BPF_MAP_CREATE, attr)).close()
+    with pytest.raises((TypeError, BufferError)):
+        bpf(Cmd.BPF_MAP_CREATE, struct.pack("=IIII", 22, 0, 4, 1))

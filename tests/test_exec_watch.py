@@ -18,6 +18,7 @@ import pytest
 import rawbpf.examples
 from rawbpf import Queue
 from rawbpf.examples.exec_watch import watch_by_instructions, watch_by_object
+from tests.conftest import SECONDS
 
 pytestmark = [
     pytest.mark.admin,
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.real_kernel(reason="programs run in the kernel alone"),
 ]
 
-EXECS = int(1000 * min(2.0, float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))))
+EXECS = int(1000 * min(SECONDS, 2))
 SOURCES = Path(rawbpf.examples.__file__).parent
 Watch = Callable[..., AbstractContextManager["Queue[Any]"]]
 

@@ -22,10 +22,11 @@ from elftools.elf.elffile import ELFFile
 from rawbpf import BpfError
 from rawbpf.declarations import read
 from rawbpf.objectfile import ObjectFile, ObjectFileError
+from tests.conftest import SECONDS
 
 pytestmark = pytest.mark.alike
 
-CASES = int(1500 * min(2.0, float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))))
+CASES = int(1500 * min(SECONDS, 2))
 MEMORY = 1 << 30
 # More than the reading of a hundred broken files takes on a slow machine: what takes longer hangs.
 SECONDS_OF_A_BATCH = 60

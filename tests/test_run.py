@@ -1,5 +1,6 @@
 """`rawbpf run`: a compiled C file, loaded, attached and followed, on the command line."""
 
+import argparse
 import json
 import os
 import signal
@@ -126,3 +127,13 @@ def test_offsets_are_the_kernels() -> None:
     from rawbpf.cli import _variable
 
     assert _variable(OFFSETS[1]) == ("real_parent_offset", vmlinux().offset_of("task_struct", "real_parent"))
+
+
+def test_offsets_without_btf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a kernel without BTF offsetof() is a usage error, not a traceback."""
+    from rawbpf import btf
+    from rawbpf.cli import _variable
+
+    monkeypatch.setattr(btf, "vmlinux", lambda: os.stat("/nowhere"))
+    with pytest.raises(argparse.ArgumentTypeError, match="this kernel's BTF can't be read"):
+        _variable(OFFSETS[1])

@@ -418,3 +418,9 @@ def test_a_forked_child_traces_on(answered, tmp_path):
         holder.join()
     assert status == 0
     assert path.read_text().startswith("bpf(BPF_MAP_FREEZE")
+
+
+def test_a_trace_to_what_is_no_file(no_calls):
+    """A path is refused before anything is traced."""
+    with pytest.raises(TypeError, match="an open file, not to a str"), rawbpf.trace("log.txt"):
+        pass
