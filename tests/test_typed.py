@@ -165,7 +165,7 @@ class TestTypedMaps:
             ("I", 7, 7),
             ("@IcHxx3s?hIP0Q", (7, b"x", 80, b"abc", True, -5, 9, 99), (7, b"x", 80, b"abc", True, -5, 9, 99)),
             ("=2Hb5x", (1, 2, -3), (1, 2, -3)),
-            ("I0Q", 7, (7,)),
+            ("B0I", 7, (7,)),
             ("=I4x", 7, (7,)),
             (ctypes.c_int64, -7, -7),
             (ctypes.c_uint16 * 3, (ctypes.c_uint16 * 3)(1, 2, 3), (1, 2, 3)),
