@@ -10,6 +10,7 @@ import math
 import re
 import struct
 import sys
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -111,9 +112,12 @@ class Struct:
         codec = codec_for(form)
         assert isinstance(codec, StructFormat)
         self._codec = codec
-        zeros = struct.unpack(form, bytes(codec.size))
-        self._fields = [type(zero) for zero in zeros]
         self.size = codec.size
+
+    @cached_property
+    def _fields(self) -> list[type]:
+        # Not before the size was compared with a map's: it may be any number.
+        return [type(zero) for zero in struct.unpack(self._codec.format, bytes(self.size))]
 
     def encode(self, text: str) -> bytes:
         if len(self._fields) == 1:
