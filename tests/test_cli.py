@@ -23,7 +23,7 @@ import rawbpf
 from rawbpf import Queue, Stack, open_map
 from rawbpf.door import DOOR
 from rawbpf.text import form_for
-from tests.conftest import IS_ROOT, SECONDS
+from tests.conftest import IS_ROOT, SECONDS, SLOWNESS
 
 pytestmark = pytest.mark.alike
 
@@ -499,7 +499,7 @@ class TestDrain:
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 theirs.close() if end == "close" else theirs.shutdown(socket.SHUT_RD)
-                follower = subprocess.run([*COMMAND, "drain", path, "--follow"], stdout=ours, timeout=60)
+                follower = subprocess.run([*COMMAND, "drain", path, "--follow"], stdout=ours, timeout=60 * SLOWNESS)
             assert follower.returncode == 0
             assert sorted(q.pop_many(600)) == list(range(600))
 
@@ -524,7 +524,7 @@ class TestDrain:
             q.push_many([number.to_bytes(2, "big") * 512 for number in range(600)])
             command = [*COMMAND, "drain", path, "--hex"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as stuck:
-                until = time.monotonic() + 60
+                until = time.monotonic() + 60 * SLOWNESS
                 while not select.select([stuck.stdout], [], [], 0)[0] and time.monotonic() < until:
                     time.sleep(0.01)
                 time.sleep(0.3)

@@ -43,7 +43,7 @@ needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="unsh
 def python(code: str, *prefix: str, warn: str = "error") -> str:
     """Runs code in a process of its own, in which each warning is an error; returns what it printed."""
     command = [*prefix, sys.executable, "-X", "dev", "-W", warn, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120 * SLOWNESS)
     assert (result.returncode, result.stderr) == (0, ""), result
     return result.stdout
 
@@ -384,7 +384,7 @@ def test_fork_while_a_thread_is_in_a_bulk_call(kind):
                 for _ in rounds(seconds=min(SECONDS, 2)):
                     with forked() as in_child:
                         if in_child:
-                            signal.alarm(20)
+                            signal.alarm(round(20 * SLOWNESS))
                             assert m.take_held() == []
                             assert m.push_many([7] * 30) == 30
                             m.pop_many(30)
@@ -793,7 +793,7 @@ with Queue("<I", 100) as q:
     print_to.append(q.fileno() > 2)
 with open({str(out)!r}, "w") as file: file.write(str(print_to))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60 * SLOWNESS)
     assert out.read_text() == str([True] * 5)
 
 
@@ -848,7 +848,7 @@ time.sleep(0.2)
 {end}
 """
     # Maps that are open at the end are a ResourceWarning in -X dev, as open files are: not here.
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 * SLOWNESS)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
