@@ -1,5 +1,6 @@
 """The assembler against llvm-mc's disassembler and the kernel's own listing of a loaded program."""
 
+import os
 import re
 import shutil
 import struct
@@ -154,10 +155,9 @@ def test_the_kernel_lists_the_same():
             Label("end"),
             exit_(),
         ]
-        with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, program, name="listed"):
-            shown = subprocess.run(
-                ["bpftool", "prog", "dump", "xlated", "name", "listed"], capture_output=True, text=True
-            )
+        name = f"listed_{os.getpid()}"
+        with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, program, name=name):
+            shown = subprocess.run(["bpftool", "prog", "dump", "xlated", "name", name], capture_output=True, text=True)
         theirs = [line.strip() for line in shown.stdout.splitlines()]
         ours = [line.replace(f"fd:{q.fileno()}", f"id:{q.id}") for line in listing(program).splitlines()]
     calls = [i for i, line in enumerate(ours) if "call" in line]

@@ -180,7 +180,7 @@ class TestPrograms:
 
     def test_names_and_lines(self, everything: ObjectFile) -> None:
         """The kernel has the functions' names and the lines of C: bpftool prints them between the instructions."""
-        [shown] = [p for p in bpftool("prog", "show") if p.get("name") == "fill"][-1:]
+        [shown] = [program for program in _shown_programs() if program["name"] == "fill"]
         dumped = bpftool("prog", "dump", "xlated", "id", str(shown["id"]))
         assert any("return x * factor;" in str(line.get("src", "")) for line in dumped)
 
