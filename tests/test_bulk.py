@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from rawbpf import BPF_ANY, BPF_EXIST, Empty, Full, MapFlag, NotPermitted, Queue, Stack, bulk, door, many
 from rawbpf.abi import Cmd
 from rawbpf.privileges import Capability, has_capability, kernel_version
-from tests.conftest import IS_ROOT, SECONDS, needs_3_11, rounds
+from tests.conftest import IS_ROOT, SECONDS, examples, needs_3_11, rounds
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
@@ -648,7 +648,7 @@ class Model(RuleBasedStateMachine):
 
 TestModel = Model.TestCase
 TestModel.settings = settings(
-    max_examples=round(30 * min(SECONDS, 2)),
+    max_examples=examples(60),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

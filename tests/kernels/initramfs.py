@@ -43,7 +43,7 @@ BANNER = "=== as "
 # own setpriv, which can't change the user.)
 INIT = """\
 #!/bin/sh
-export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.3 \
+export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.15 \
     RAWBPF_SLOWNESS=20 RAWBPF_TEST_OBJECTS=/project/objects
 mount -t proc none /proc
 mount -t sysfs none /sys
