@@ -20,11 +20,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _vector_call(name: str) -> "ctypes._FuncPointer":
-    function = getattr(_libc, name)
+    function: ctypes._FuncPointer = getattr(_libc, name)
     vector = ctypes.POINTER(_Iovec)
     function.argtypes = (ctypes.c_int, vector, ctypes.c_ulong, vector, ctypes.c_ulong, ctypes.c_ulong)
     function.restype = ctypes.c_ssize_t
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 _read = _vector_call("process_vm_readv")

@@ -343,7 +343,7 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | 
     if type(values) is bytes and len(values) % codec.size == 0:
         return values
     try:
-        view = memoryview(values)  # type: ignore[arg-type]
+        view = memoryview(cast("Buffer", values))
     except TypeError:
         if isinstance(values, str):
             raise TypeError("values are an iterable of values, or a buffer, not a str") from None

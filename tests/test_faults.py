@@ -332,7 +332,7 @@ def test_close_while_another_thread_is_in_a_call(tmp_path, call, answer):
 def test_close_and_use_in_many_threads(kind):
     """Threads use a map while it is closed and others take its number: each call gets an element of its own map or
     ValueError."""
-    wrong = []
+    sizes, wrong = [], []
 
     def use(m, own):
         try:
@@ -344,8 +344,9 @@ def test_close_and_use_in_many_threads(kind):
         except (ValueError, rawbpf.Full):
             pass
 
-    for number in rounds(seconds=min(SECONDS, 2)):
+    for number in rounds(lambda: len(sizes) > 1, min(SECONDS, 2)):
         size = 8 << number % 8
+        sizes.append(size)
         own = bytes([number % 256]) * size
         with kind(size, 8) as m:
             threads = [threading.Thread(target=use, args=(m, own)) for _ in range(3)]
@@ -356,6 +357,7 @@ def test_close_and_use_in_many_threads(kind):
             for thread in threads:
                 thread.join()
         assert wrong == []
+    assert len(sizes) > 1
 
 
 # fork()
@@ -534,7 +536,6 @@ def test_signals_leave_nothing_of_an_object_file(bpf_folder, compiled, seconds):
     assert any(interrupted)
 
 
-@pytest.mark.creates
 @pytest.mark.real_kernel(reason="programs")
 def test_a_signal_where_the_closing_of_a_scratch_begins(kind, monkeypatch):
     """The kernel refuses the first program, and a signal handler raises as the scratch is to be closed, before the
@@ -658,7 +659,6 @@ def test_killed_producers_and_consumers(kind, bpf_folder, tmp_path):
             os._exit(1)
         return child
 
-    turns = 0
     for turns in rounds(lambda: sum(file.stat().st_size for file in tmp_path.iterdir()) > 8 * 100):
         workers = [start(produce_in_order, 100 * turns + n) for n in range(2)]
         workers += [start(consume, 100 * turns + 50 + n) for n in range(2)]

@@ -22,7 +22,7 @@ THREADS, PROCESSES = 8, 4
 def hammer(m, worker: int, pushed: list[int], popped: list[int]) -> None:
     """Pushes numbers that are its own, and pops whatever comes, until it did some and the time is over."""
     number = worker << 40
-    for _ in rounds(lambda: len(pushed) > 20):
+    for _ in rounds(lambda: len(pushed) > 40):
         for _ in range(20):
             try:
                 m.push(number)
@@ -70,7 +70,7 @@ def test_threads_and_processes_on_one_map(kind, tmp_path):
     for path in tmp_path.iterdir():
         data = path.read_bytes()
         numbers[path.name[:6]] += struct.unpack(f"<{len(data) // 8}Q", data)
-    assert len(numbers["pushed"]) > 20 * THREADS * PROCESSES
+    assert len(numbers["pushed"]) > 40 * THREADS * PROCESSES
     assert len(set(numbers["popped"])) == len(numbers["popped"])
     assert sorted(numbers["pushed"]) == sorted(numbers["popped"])
 
