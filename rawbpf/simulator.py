@@ -33,7 +33,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rawbpf import door, layout, usermemory
-from rawbpf.abi import BPF_ATTR_MAX_SIZE, ENOTSUPP, Cmd, ElemFlag, FileFlag, MapFlag, MapType
+from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, ENOTSUPP, Cmd, ElemFlag, FileFlag, MapFlag, MapType
 from rawbpf.door import ffi, lib
 from rawbpf.fields import Field, map_info, number_in, struct_of
 from rawbpf.privileges import Capability
@@ -43,22 +43,23 @@ if TYPE_CHECKING:
     from rawbpf._native import CData
 
 # The kernel that is simulated unless told otherwise.
-NEWEST = "6.18"
+NEWEST = "7.2"
 
 _KMALLOC_MAX_SIZE = 4 << 20
 _U32 = 0xFFFFFFFF
 
 
 class _Error(Exception):
-    """The call fails with this errno."""
+    """The call fails with this errno, and for these reasons in words."""
 
-    def __init__(self, error: int) -> None:
+    def __init__(self, error: int, words: str = "") -> None:
         self.errno = error
+        self.words = words
 
 
-def _refuse(condition: object, error: int) -> None:
+def _refuse(condition: object, error: int, words: str = "") -> None:
     if condition:
-        raise _Error(error)
+        raise _Error(error, words)
 
 
 # Starting and stopping
@@ -75,7 +76,7 @@ def simulate(
     ...         q.push(b"abcd")
 
     Args:
-        kernel: Its version, "4.20" to "6.18": "5.10" answers as Linux 5.10 where that differs.
+        kernel: Its version, "4.20" to "7.2": "5.10" answers as Linux 5.10 where that differs.
         unprivileged: It answers as to a process without CAP_BPF and CAP_SYS_ADMIN, where
             kernel.unprivileged_bpf_disabled is 2: no creation, and before 5.19 nothing at all.
         directory: Where it lives. Two processes that name the same one share its maps, and pins outlast the
@@ -276,6 +277,8 @@ class SimulatedKernel:
     # From the call to the command
 
     def _answer(self, cmd: int, address: int, size: int) -> int:
+        in_words = cmd & BPF_COMMON_ATTRS if self.version >= (7, 2) else 0
+        cmd &= ~in_words
         try:
             with self._locked():
                 self._check_privilege(cmd)
@@ -283,6 +286,9 @@ class SimulatedKernel:
                 command = self._command(cmd)
                 return command(self, _Attr(self, Cmd(cmd), address, attr))
         except _Error as error:
+            if in_words and error.words:
+                said = f"{error.words}\n".encode() + b"\0"
+                ffi.memmove(lib.bpf_log(), said, len(said))
             return -error.errno
         except Fault:
             return -errno.EFAULT
@@ -525,6 +531,7 @@ _TOKEN_FD = int(MapFlag.BPF_F_TOKEN_FD)
 _PATH_FD = int(FileFlag.BPF_F_PATH_FD)
 _PROGRAM_FLAGS = int(MapFlag.BPF_F_RDONLY_PROG | MapFlag.BPF_F_WRONLY_PROG)
 _NOEXIST, _EXIST, _LOCK = int(ElemFlag.BPF_NOEXIST), int(ElemFlag.BPF_EXIST), int(ElemFlag.BPF_F_LOCK)
+_CPU, _ALL_CPUS = int(ElemFlag.BPF_F_CPU), int(ElemFlag.BPF_F_ALL_CPUS)
 
 
 def _map_create(kernel: SimulatedKernel, attr: _Attr) -> int:
@@ -533,30 +540,31 @@ def _map_create(kernel: SimulatedKernel, attr: _Attr) -> int:
     flags = attr["map_flags"]
     token = flags & _TOKEN_FD if kernel.version >= (6, 9) else 0
     flags &= ~token
-    _refuse(attr["btf_vmlinux_value_type_id"], errno.EINVAL)
-    _refuse(attr["btf_key_type_id"] and not attr["btf_value_type_id"], errno.EINVAL)
-    _refuse(attr["map_extra"], errno.EINVAL)
+    only_others = "btf_vmlinux_value_type_id can only be used with struct_ops maps."
+    _refuse(attr["btf_vmlinux_value_type_id"], errno.EINVAL, only_others)
+    _refuse(attr["btf_key_type_id"] and not attr["btf_value_type_id"], errno.EINVAL, "Invalid btf_value_type_id.")
+    _refuse(attr["map_extra"], errno.EINVAL, "Invalid map_extra.")
     access = flags & _OPEN_FLAGS
     _open_mode(access)
     # The machine has one NUMA node.
     node = attr["numa_node"]
-    _refuse(flags & _NUMA_NODE and node not in (0, _U32), errno.EINVAL)
+    _refuse(flags & _NUMA_NODE and node not in (0, _U32), errno.EINVAL, "Invalid numa_node.")
     kind = MapType(attr["map_type"])
     known = kind.name in MapType.__members__ and layout.version(kind.since) <= kernel.version
-    _refuse(not known or kind == MapType.BPF_MAP_TYPE_UNSPEC, errno.EINVAL)
+    _refuse(not known, errno.EINVAL, "Invalid map_type.")
+    _refuse(kind == MapType.BPF_MAP_TYPE_UNSPEC, errno.EINVAL)
     _refuse(kind not in (MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK), errno.EPERM)
     _check_sizes(kernel, attr, flags)
     _refuse(attr["map_ifindex"], errno.EINVAL)
     if token:
-        _refuse(not _is_open(attr["map_token_fd"]), errno.EBADF)
-        raise _Error(errno.EINVAL)
+        raise _Error(_none_of_its_kind(attr["map_token_fd"]), "Invalid map_token_fd.")
     _refuse(kernel.unprivileged, errno.EPERM)
     name = _checked_name(attr.bytes_of("map_name"))
     if attr["btf_value_type_id"]:
-        _refuse(not _is_open(attr["btf_fd"]), errno.EBADF)
-        raise _Error(errno.EINVAL)
+        raise _Error(_none_of_its_kind(attr["btf_fd"]), "Invalid btf_fd.")
     if attr["excl_prog_hash"] or attr["excl_prog_hash_size"]:
-        _refuse(not attr["excl_prog_hash"] or attr["excl_prog_hash_size"] != 32, errno.EINVAL)
+        right = attr["excl_prog_hash"] and attr["excl_prog_hash_size"] == 32
+        _refuse(not right, errno.EINVAL, "Invalid excl_prog_hash_size.")
         usermemory.read(attr["excl_prog_hash"], 32)
     # RDONLY and WRONLY belong to the descriptor, the other flags to the map.
     kept = flags & ~_OPEN_FLAGS
@@ -574,7 +582,7 @@ def _check_sizes(kernel: SimulatedKernel, attr: _Attr, flags: int) -> None:
 def _checked_name(data: bytes) -> bytes:
     """bpf_obj_name_cpy(): what stands behind the NUL does not matter."""
     name, nul, _ = data.partition(b"\0")
-    _refuse(any(byte not in _NAME_BYTES for byte in name) or not nul, errno.EINVAL)
+    _refuse(any(byte not in _NAME_BYTES for byte in name) or not nul, errno.EINVAL, "Invalid map_name.")
     return name
 
 
@@ -584,12 +592,13 @@ _NAME_BYTES = frozenset(
 ) - {0xD7, 0xF7}
 
 
-def _is_open(fd: int) -> bool:
+def _none_of_its_kind(fd: int) -> int:
+    """The errno for a descriptor in the place of a token or a BTF object: there are none."""
     try:
         os.fstat(fd)
     except (OSError, OverflowError):
-        return False
-    return True
+        return errno.EBADF
+    return errno.EINVAL
 
 
 def _update_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
@@ -598,6 +607,9 @@ def _update_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
     _refuse(not kernel.permitted(fd) & os.W_OK, errno.EPERM)
     flags = attr["flags"]
     _refuse(flags & _LOCK, errno.EINVAL)
+    if kernel.version >= (7, 0):
+        # bpf_map_check_op_flags(): these are for maps with a value per processor. Its number is in the upper half.
+        _refuse(flags & (_CPU | _ALL_CPUS) or flags >> 32, errno.EINVAL)
     _refuse(attr["key"], errno.EINVAL)
     with kernel.opened(fd) as found:
         value = usermemory.read(attr["value"], found.header.value_size)
@@ -608,7 +620,8 @@ def _update_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
 
 def _lookup_elem(kernel: SimulatedKernel, attr: _Attr) -> int:
     attr.check()
-    _refuse(attr["flags"] & ~_LOCK, errno.EINVAL)
+    if kernel.version < (7, 0):
+        _refuse(attr["flags"] & ~_LOCK, errno.EINVAL)
     fd = kernel.checked(attr["map_fd"])
     _refuse(not kernel.permitted(fd) & os.R_OK, errno.EPERM)
     _refuse(attr["flags"] or attr["key"], errno.EINVAL)

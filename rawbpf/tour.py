@@ -18,7 +18,7 @@ from rawbpf import bpffs
 from rawbpf.abi import BPF_ANY, BPF_EXIST
 from rawbpf.errors import BpfError
 from rawbpf.maps import Queue, Stack
-from rawbpf.simulator import simulate
+from rawbpf.simulator import NEWEST, simulate
 from rawbpf.tracer import trace
 
 WIDTH = 80
@@ -119,8 +119,8 @@ def _where(reason: str) -> str:
     if not reason:
         return f"This tour runs on the running kernel, Linux {os.uname().release}."
     return (
-        "This tour runs on a simulated kernel, in this process, which answers as Linux 6.18 does. Why not on the real "
-        f"one: {reason}."
+        f"This tour runs on a simulated kernel, in this process, which answers as Linux {NEWEST} does. Why not on the "
+        f"real one: {reason}."
     )
 
 

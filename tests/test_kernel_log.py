@@ -3,10 +3,11 @@
 import errno
 import io
 import os
+from contextlib import nullcontext
 
 import pytest
 
-from rawbpf import BpfError, Queue, bpf, bpf_attr, door, syscall, trace
+from rawbpf import BpfError, Queue, bpf, bpf_attr, door, simulate, syscall, trace
 from rawbpf.abi import BPF_COMMON_ATTRS, Cmd, MapFlag, MapType
 from rawbpf.door import ffi, lib
 
@@ -78,6 +79,72 @@ class TestTheKernelsWords:
         with pytest.raises(BpfError):
             bpf(WITH_WORDS, attr, 92)
         assert ffi.string(lib.bpf_log()) == b"Invalid numa_node.\n"
+
+
+HASH = bytearray(32)
+REASONS = [
+    (
+        {"btf_vmlinux_value_type_id": 1},
+        errno.EINVAL,
+        "btf_vmlinux_value_type_id can only be used with struct_ops maps.",
+    ),
+    ({"btf_key_type_id": 1}, errno.EINVAL, "Invalid btf_value_type_id."),
+    ({"map_extra": 1}, errno.EINVAL, "Invalid map_extra."),
+    ({"map_flags": MapFlag.BPF_F_NUMA_NODE, "numa_node": NO_SUCH_NODE}, errno.EINVAL, "Invalid numa_node."),
+    ({"map_type": 9999}, errno.EINVAL, "Invalid map_type."),
+    ({"map_type": MapType.BPF_MAP_TYPE_UNSPEC}, errno.EINVAL, ""),
+    ({"map_flags": MapFlag.BPF_F_TOKEN_FD, "map_token_fd": 4095}, errno.EBADF, "Invalid map_token_fd."),
+    ({"map_name": b"a b"}, errno.EINVAL, "Invalid map_name."),
+    ({"btf_fd": 4095, "btf_value_type_id": 1}, errno.EBADF, "Invalid btf_fd."),
+    ({"excl_prog_hash": syscall.pointer(HASH), "excl_prog_hash_size": 1}, errno.EINVAL, "Invalid excl_prog_hash_size."),
+    ({"key_size": 4}, errno.EINVAL, ""),
+    ({"max_entries": 0}, errno.EINVAL, ""),
+    ({"value_size": 0}, errno.EINVAL, ""),
+    ({"map_flags": MapFlag.BPF_F_NO_PREALLOC}, errno.EINVAL, ""),
+    ({"map_ifindex": 9}, errno.EINVAL, ""),
+]
+
+
+@pytest.fixture(
+    params=[
+        "simulated",
+        pytest.param(
+            "real",
+            marks=[
+                pytest.mark.admin,
+                pytest.mark.linux("7.2"),
+                pytest.mark.real_kernel(reason="the simulated one is tried as well"),
+            ],
+        ),
+    ]
+)
+def either_kernel(request):
+    """Linux 7.2, the real and the simulated one."""
+    with simulate(kernel="7.2") if request.param == "simulated" else nullcontext():
+        yield
+
+
+@pytest.mark.parametrize(("fields", "error", "words"), REASONS)
+def test_every_reason(either_kernel, fields, error, words):
+    """Each refusal has the same words, or none, on the real kernel and on the simulated one."""
+    attr = bpf_attr(**{"map_type": MapType.BPF_MAP_TYPE_QUEUE, "value_size": 4, "max_entries": 1, **fields})
+    with pytest.raises(BpfError) as caught:
+        bpf(WITH_WORDS, attr, 92)
+    assert caught.value.errno == error
+    assert ffi.string(lib.bpf_log()) == (f"{words}\n".encode() if words else b"")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "hint"),
+    [("7.1", "queue and stack maps need Linux 4.20"), ("7.2", "the kernel says: Invalid numa_node.")],
+)
+def test_a_simulated_kernel_has_words_from_7_2_on(kernel, hint):
+    """What a user sees on the simulated kernel is what the real one of that version makes of it."""
+    with simulate(kernel=kernel):
+        assert refused().hint.startswith(hint)
+        with pytest.raises(BpfError):
+            bpf(WITH_WORDS, bpf_attr(map_extra=1), 92)
+        assert ffi.string(lib.bpf_log()) == (b"Invalid map_extra.\n" if kernel == "7.2" else b"")
 
 
 @pytest.mark.creates

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -19,7 +20,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
 
 import rawbpf
-from rawbpf import BPF_EXIST, Empty, Full, NotPermitted, Queue, Stack, bpf, bpf_attr, bpffs, door, layout, syscall
+from rawbpf import (
+    BPF_EXIST,
+    Empty,
+    Full,
+    MapFlag,
+    NotPermitted,
+    Queue,
+    Stack,
+    bpf,
+    bpf_attr,
+    bpffs,
+    door,
+    layout,
+    syscall,
+)
 from rawbpf.abi import Cmd
 from rawbpf.door import ffi, lib
 from rawbpf.privileges import kernel_version
@@ -94,15 +109,12 @@ class Memory:
         self._libc.munmap(ctypes.c_void_p(self.address), ctypes.c_size_t(3 * self.PAGE))
 
 
-class SameAnswers(RuleBasedStateMachine):
-    """Every step is made in both kernels: same result, same errno, same bytes."""
+class BothKernels:
+    """Makes each call in both kernels: same result, same errno, same bytes."""
 
-    maps = Bundle("maps")
-
-    @initialize(target=maps, max_entries=st.integers(1, 4), value_size=st.sampled_from([1, 4, 8]))
-    def start(self, **fields):
+    def start_both(self) -> None:
         self.stack = ExitStack()
-        version = ".".join(map(str, min(kernel_version(), (6, 18))))
+        version = ".".join(map(str, min(kernel_version(), layout.version(NEWEST))))
         # Below the door: the suite itself may run on a simulated kernel.
         simulated = self.stack.enter_context(apart(version))
         real = self.stack.enter_context(bpffs.mounted()) if IS_ADMIN else ""
@@ -112,18 +124,12 @@ class SameAnswers(RuleBasedStateMachine):
         self.null = os.open(os.devnull, os.O_RDWR)
         self.stack.callback(os.close, self.null)
         self.open: list[Both] = []
-        attrs = [bytes(ffi.buffer(bpf_attr(map_type=map_type, **fields)))[:16] for map_type in (22, 23)]
-        return multiple(*(self.created(attr, None, None) for attr in attrs))
 
-    def teardown(self) -> None:
-        if not hasattr(self, "stack"):
-            return
+    def end_both(self) -> None:
         for both in self.open:
             for fd in both.fds:
                 os.close(fd)
         self.stack.close()
-
-    # One call in both
 
     def both(
         self, cmd: int, attrs: tuple[bytes, bytes], size: int | None, stray: int | None = None
@@ -165,6 +171,48 @@ class SameAnswers(RuleBasedStateMachine):
         assert world.call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr, 16) == 0
         return info
 
+    def created(self, attr: bytes, size: int | None, stray: int | None) -> "Both | None":
+        (real, _), (simulated, _) = self.both(CREATE, (attr, attr), size, stray)
+        return self.made(real, simulated)
+
+    def element(self, cmd, which, key, place, value, flags, size, stray):
+        if stray is not None and stray < 24:
+            stray = None  # other descriptors and addresses have their own cases
+        if size is not None and size % 8 and size < 24:
+            size = None  # half an address
+        buffers = [bytearray(GUARD + value + GUARD) for _ in range(2)]
+        attrs = []
+        for fd, buffer in zip(which.fds, buffers, strict=True):
+            address = {
+                "buffer": syscall.pointer(buffer) + len(GUARD),
+                "null": 0,
+                "bad": 1,
+                "edge": self.memory.address + self.memory.PAGE - which.value_size + 1,
+                "read-only": self.memory.address + self.memory.PAGE,
+                "kernel": 2**63 + 4096,
+            }[place]
+            key_address = syscall.pointer(buffer) if key == "buffer" else key
+            attr = bpf_attr(map_fd=fd, key=key_address, value=address, flags=flags)
+            attrs.append(bytes(ffi.buffer(attr))[:32])
+        self.both(cmd, (attrs[0], attrs[1]), size, stray)
+        assert buffers[0] == buffers[1]
+
+
+class SameAnswers(BothKernels, RuleBasedStateMachine):
+    """Whatever is done to maps is answered alike by both kernels."""
+
+    maps = Bundle("maps")
+
+    @initialize(target=maps, max_entries=st.integers(1, 4), value_size=st.sampled_from([1, 4, 8]))
+    def start(self, **fields):
+        self.start_both()
+        attrs = [bytes(ffi.buffer(bpf_attr(map_type=map_type, **fields)))[:16] for map_type in (22, 23)]
+        return multiple(*(self.created(attr, None, None) for attr in attrs))
+
+    def teardown(self) -> None:
+        if hasattr(self, "stack"):
+            self.end_both()
+
     # Maps
 
     @rule(
@@ -199,10 +247,6 @@ class SameAnswers(RuleBasedStateMachine):
         both = self.created(bytes(ffi.buffer(bpf_attr(**fields, **other, map_name=name)))[:92], size, stray)
         # Few maps, that much happens to each.
         return multiple() if both is None or len(self.open) > 5 else both
-
-    def created(self, attr: bytes, size: int | None, stray: int | None) -> "Both | None":
-        (real, _), (simulated, _) = self.both(CREATE, (attr, attr), size, stray)
-        return self.made(real, simulated)
 
     @rule(
         target=maps, which=maps, open_flags=st.sampled_from([0, 0, 0, 8, 16, 24, 1, 4]), size=sizes, stray=stray_bytes
@@ -257,28 +301,6 @@ class SameAnswers(RuleBasedStateMachine):
     def with_keys(self, **others):
         self.element(**others)
 
-    def element(self, cmd, which, key, place, value, flags, size, stray):
-        if stray is not None and stray < 24:
-            stray = None  # other descriptors and addresses have their own cases
-        if size is not None and size % 8 and size < 24:
-            size = None  # half an address
-        buffers = [bytearray(GUARD + value + GUARD) for _ in range(2)]
-        attrs = []
-        for fd, buffer in zip(which.fds, buffers, strict=True):
-            address = {
-                "buffer": syscall.pointer(buffer) + len(GUARD),
-                "null": 0,
-                "bad": 1,
-                "edge": self.memory.address + self.memory.PAGE - which.value_size + 1,
-                "read-only": self.memory.address + self.memory.PAGE,
-                "kernel": 2**63 + 4096,
-            }[place]
-            key_address = syscall.pointer(buffer) if key == "buffer" else key
-            attr = bpf_attr(map_fd=fd, key=key_address, value=address, flags=flags)
-            attrs.append(bytes(ffi.buffer(attr))[:32])
-        self.both(cmd, (attrs[0], attrs[1]), size, stray)
-        assert buffers[0] == buffers[1]
-
     @rule(
         cmd=st.sampled_from([PUSH, PEEK, POP, 3, 4, 22, 24, 25, 26, 27, Cmd.BPF_OBJ_GET_INFO_BY_FD, Cmd.BPF_OBJ_PIN]),
         fd=st.sampled_from(["null", 4095, 2**31, 2**32 - 1]),
@@ -286,8 +308,6 @@ class SameAnswers(RuleBasedStateMachine):
     )
     def not_a_map(self, cmd, fd, flags):
         number = self.null if fd == "null" else fd
-        if cmd == PEEK and kernel_version() > (6, 18):
-            flags = 0  # Linux 7.2, which is not simulated, looks at the descriptor before the flags
         buffer = bytearray(b"/nowhere/at/all\0".ljust(64, b"\0"))
         address = syscall.pointer(buffer)
         if cmd == Cmd.BPF_OBJ_PIN:
@@ -421,6 +441,44 @@ TestSameAnswers.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="it is compared with the simulated one")
+class TestEveryElementCall:
+    """Each command with each flag, key and kind of address, on maps in each state: the same answers, whatever a random
+    walk comes across."""
+
+    FLAGS = (0, 1, 2, 3, 4, 8, 16, 32, 1 << 31, 1 << 32, 9 << 32 | 8, 2**64 - 1)
+    PLACES = ("buffer", "null", "edge", "kernel")
+    KEYS = (0, 1, "buffer")
+
+    @pytest.fixture
+    def kernels(self):
+        both = BothKernels()
+        both.start_both()
+        yield both
+        both.end_both()
+
+    @pytest.mark.parametrize("state", ["empty", "full", "frozen", "read-only", "write-only"])
+    @pytest.mark.parametrize("cmd", [PUSH, PEEK, POP, Cmd.BPF_MAP_DELETE_ELEM, Cmd.BPF_MAP_GET_NEXT_KEY])
+    def test_alike(self, kernels, kind, cmd, state):
+        """A call that went through is undone by the next one of its kind on a map of one element."""
+        flags = {"read-only": MapFlag.BPF_F_RDONLY, "write-only": MapFlag.BPF_F_WRONLY}.get(state, 0)
+        attr = bpf_attr(map_type=kind.map_type, value_size=8, max_entries=1, map_flags=flags)
+        m = kernels.created(bytes(ffi.buffer(attr))[:20], None, None)
+        usual = {"which": m, "key": 0, "place": "buffer", "value": b"12345678", "flags": 0, "size": None, "stray": None}
+        if state in ("full", "frozen"):
+            kernels.element(PUSH, **usual)
+        if state == "frozen":
+            attrs = [bytes(ffi.buffer(bpf_attr(map_fd=fd)))[:4] for fd in m.fds]
+            kernels.both(Cmd.BPF_MAP_FREEZE, (attrs[0], attrs[1]), None)
+        for flags, place, key in itertools.product(self.FLAGS, self.PLACES, self.KEYS):
+            kernels.element(cmd, **{**usual, "flags": flags, "place": place, "key": key})
+            if state == "empty":
+                kernels.element(POP, **usual)
+            elif state == "full":
+                kernels.element(PUSH, **usual)
 
 
 # The simulated kernel as a kernel
@@ -687,6 +745,20 @@ def test_versions_of_freezing_by_access(kernel, access, expected):
             assert errno_of(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=other.fileno()), 4) == expected
 
 
+@pytest.mark.parametrize(("kernel", "flags", "expected"), [("6.19", 8, errno.EFAULT), ("7.0", 8, errno.EINVAL)])
+def test_versions_of_a_push_with_bad_flags_and_address(kernel, flags, expected):
+    """Since 7.0 the flags of maps with a value per processor are refused before the value is read."""
+    with rawbpf.simulate(kernel=kernel), Queue(4, 3) as q:
+        assert errno_of(PUSH, bpf_attr(map_fd=q.fileno(), value=1, flags=flags), 32) == expected
+
+
+@pytest.mark.parametrize(("kernel", "expected"), [("6.19", errno.EINVAL), ("7.0", errno.EBADF)])
+def test_versions_of_a_peek_with_bad_flags_and_descriptor(kernel, expected):
+    """Since 7.0 a peek looks at the descriptor before the flags."""
+    with rawbpf.simulate(kernel=kernel):
+        assert errno_of(PEEK, bpf_attr(map_fd=4095, flags=1), 32) == expected
+
+
 def test_versions_of_commands():
     """FREEZE came with 5.2, batches with 5.6; a second freeze was EBUSY before 6.5."""
     for kernel, freeze, again in (
@@ -704,7 +776,7 @@ def test_versions_of_commands():
             assert errno_of(Cmd.BPF_MAP_LOOKUP_BATCH, attr, 56) == expected
 
 
-@pytest.mark.parametrize("kernel", ["4.19", "7.0", "6.19"])
+@pytest.mark.parametrize("kernel", ["4.19", "7.3", "8.0"])
 def test_kernels_that_are_not_simulated(kernel):
     """Before 4.20 there are no queues; what comes after the newest is not known."""
     with pytest.raises(ValueError, match=f"from 4.20 to {NEWEST}"), rawbpf.simulate(kernel=kernel):
