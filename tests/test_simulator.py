@@ -449,7 +449,7 @@ class TestEveryElementCall:
     """Each command with each flag, key and kind of address, on maps in each state: the same answers, whatever a random
     walk comes across."""
 
-    FLAGS = (0, 1, 2, 3, 4, 8, 16, 32, 1 << 31, 1 << 32, 9 << 32 | 8, 2**64 - 1)
+    FLAGS = (0, 1, 2, 3, 4, 8, 16, 32, 1 << 32, 9 << 32 | 8)
     PLACES = ("buffer", "null", "edge", "kernel")
     KEYS = (0, 1, "buffer")
 
