@@ -86,6 +86,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--consoles", type=Path, metavar="FOLDER", help="keep what the guests print in this folder")
     parser.add_argument("--cache", type=Path, default=cache / "rawbpf" / "kernels", help="default: %(default)s")
     options = parser.parse_args(arguments)
+    if '"' in options.pytest:
+        parser.error("--pytest goes through the kernel's command line, which holds no double quotes: use single ones")
     options.deadline = math.inf if options.budget is None else time.monotonic() + options.budget
     return options
 
