@@ -71,6 +71,7 @@ def test_a_wrong_offset_does_not_compile(tmp_path: Path):
 
 
 @needs_btf
+@pytest.mark.real_kernel(reason="it is its BTF that is read")
 @pytest.mark.parametrize(
     ("kind", "name", "ours"),
     [
@@ -91,6 +92,7 @@ def test_fields_equal_the_running_kernels(kind, name, ours):
 
 
 @needs_btf
+@pytest.mark.real_kernel(reason="it is its BTF that is read")
 @pytest.mark.parametrize(
     ("enum", "name"),
     [
@@ -114,6 +116,7 @@ def test_enums_equal_the_running_kernels(enum, name):
 
 
 @needs_btf
+@pytest.mark.real_kernel(reason="it is its BTF that is read")
 @pytest.mark.parametrize("flags", [abi.MapFlag, abi.ElemFlag, abi.FileFlag])
 def test_flags_equal_the_running_kernels(flags):
     """Every flag that the kernel is new enough for stands in its anonymous enums with the same value."""
