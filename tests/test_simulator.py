@@ -5,6 +5,7 @@ import errno
 import fcntl
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -124,6 +125,11 @@ class BothKernels:
         self.null = os.open(os.devnull, os.O_RDWR)
         self.stack.callback(os.close, self.null)
         self.open: list[Both] = []
+        if kernel_version() < (5, 11):
+            # Maps were charged to it then; the simulated kernel has no limit.
+            limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            self.stack.callback(resource.setrlimit, resource.RLIMIT_MEMLOCK, limits)
 
     def end_both(self) -> None:
         for both in self.open:
