@@ -251,8 +251,8 @@ def _why_map_refused(cmd: Cmd, fd: int) -> Cause | None:
         text = f'the descriptor is {_WORDS[access]} and {verb} needs access="{needed}"'
         return Cause("descriptor", text, "open the map again with that")
     if needed != "r" and is_frozen(fd):
-        text = f"the map is frozen: {verb} from user space is over for good"
-        return Cause("frozen", text, "peek and BPF programs go on")
+        what = " already" if cmd == Cmd.BPF_MAP_FREEZE else f": {verb} from user space is over for good"
+        return Cause("frozen", f"the map is frozen{what}", "peek and BPF programs go on")
     return None
 
 

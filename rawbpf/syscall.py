@@ -417,7 +417,15 @@ def map_freeze(fd: int) -> None:
     """
     result = _call(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=check_fd(fd)))
     if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_FREEZE, -result, fd=fd, subject=f"the map of descriptor {fd}")
+        raise bpf_error(Cmd.BPF_MAP_FREEZE, -result, fd=fd, subject=_map_of(fd))
+
+
+def _map_of(fd: int) -> str:
+    """A descriptor's map in an error's words, by its name if it is a queue or a stack."""
+    try:
+        return describe(check_queue_or_stack(obj_get_info_by_fd(fd)))
+    except (BpfError, TypeError):
+        return f"the map of descriptor {fd}"
 
 
 def obj_pin(fd: int, path: StrPath) -> None:

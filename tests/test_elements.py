@@ -255,9 +255,18 @@ def test_freeze(raw_errno, three):
         three.push(one(4))
     with pytest.raises(NotPermitted, match="the map is frozen: pop"):
         three.pop()
-    with pytest.raises(NotPermitted, match="frozen") as caught:
+    with pytest.raises(NotPermitted, match="is frozen already") as caught:
         three.freeze()
     assert caught.value.errno == (errno.EPERM if kernel_version() >= (6, 5) else errno.EBUSY)
+    assert str(caught.value).startswith(f"{type(three).__name__.lower()} 'three': ")
+
+
+@pytest.mark.linux("5.2")
+def test_freezing_what_is_no_queue_or_stack():
+    """The error names the descriptor: what the kernel says of it might be no map at all."""
+    with open(os.devnull) as file, pytest.raises(BpfError, match=f"the map of descriptor {file.fileno()}: ") as caught:
+        syscall.map_freeze(file.fileno())
+    assert caught.value.errno == errno.EINVAL
 
 
 @pytest.mark.linux("5.2", before="6.5")
