@@ -178,11 +178,7 @@ _BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): _Meaning(BpfError, "{subject} is not open"),
     (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no map has {subject}"),
     (Cmd.BPF_BTF_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no BTF has {subject}"),
-    (Cmd.BPF_BTF_LOAD, errno.EINVAL): _Meaning(
-        BpfError,
-        "{subject}: this kernel does not take it",
-        "floating-point numbers need Linux 5.13, enums of 8 bytes or with negative values 6.0",
-    ),
+    (Cmd.BPF_BTF_LOAD, errno.EINVAL): _Meaning(BpfError, "{subject}: this kernel does not take it"),
     (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
     (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.ENOENT): _Meaning(
         NotFound,

@@ -67,6 +67,9 @@ ATTR_SIZE = {
 # With a token BPF_BTF_LOAD reads more. Older kernels know neither.
 _BTF_LOAD_WITH_TOKEN = 40
 
+# Bytes for the kernel's log on types that it does not take, a line for each.
+_BTF_LOG_SIZE = 1 << 20
+
 # Where the fields of BPF_MAP_CREATE end: an older kernel knows a shorter struct, so no more is sent than reaches the
 # last field that is not zero. Queue and stack maps exist since 4.20, which reads 60 bytes; 16 are always sent.
 _MAP_CREATE_ENDS = (16, 20, 24, 28, 44, 48, 52, 56, 60, 64, 72, 76, 80, 88, 92)
@@ -540,7 +543,8 @@ def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
 def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
 
-    Raises BpfError (EINVAL) for what is not BTF, NotPermitted without CAP_BPF. Linux 4.18; with a token 6.9.
+    Raises BpfError (EINVAL; the hint is the kernel's own words) for what is not BTF, NotPermitted without CAP_BPF.
+    Linux 4.18; with a token 6.9.
     """
     data = ffi.new("char[]", blob)
     attr = bpf_attr(btf=int(ffi.cast("uintptr_t", data)), btf_size=len(blob))
@@ -550,8 +554,26 @@ def btf_load(blob: bytes, token_fd: int | None = None) -> int:
         size = _BTF_LOAD_WITH_TOKEN
     result = open_descriptor(Cmd.BPF_BTF_LOAD, attr, size)
     if result < 0:
-        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="the BTF", token_fd=token_fd)
+        hint = _why_no_btf(attr, size) if result == -errno.EINVAL else ""
+        raise bpf_error(Cmd.BPF_BTF_LOAD, -result, subject="the BTF", token_fd=token_fd, hint=hint)
     return result
+
+
+def _why_no_btf(attr: "CData", size: int) -> str:
+    """Asks the kernel again, with a log: its last line is on the type that it stumbled over."""
+    log = ffi.new("char[]", _BTF_LOG_SIZE)
+    attr.btf_log_buf, attr.btf_log_size = int(ffi.cast("uintptr_t", log)), _BTF_LOG_SIZE
+    attr.btf_log_level = 1
+    result = open_descriptor(Cmd.BPF_BTF_LOAD, attr, size)
+    if result >= 0:
+        os.close(result)  # now it would have done it
+    hints = []
+    # ENOSPC: kernels before 6.4 keep the beginning of a log that is too long.
+    if result == -errno.EINVAL and (words := ffi.string(log).decode(errors="replace").strip()):
+        hints.append(f"the kernel says: {words.splitlines()[-1].strip()}")
+    if kernel_version() < (6, 0):
+        hints.append("floating-point numbers need Linux 5.13, enums of 8 bytes or with negative values 6.0")
+    return "; ".join(hints)
 
 
 def btf_get_fd_by_id(btf_id: int) -> int:

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rawbpf
-from rawbpf import BTF, NotFound, Queue, Stack, abi, btf, open_map, syscall
+from rawbpf import BTF, NotFound, Queue, Stack, abi, btf, door, open_map, syscall
 from rawbpf.abi import Cmd
 from rawbpf.btf import Btf, Kind
 from rawbpf.btfvalues import BtfCodec
+from rawbpf.privileges import kernel_version
 from rawbpf.typed import codec_of, described
 from rawbpf.values import codec_for
 from tests.conftest import examples
@@ -274,11 +275,25 @@ except rawbpf.NotPermitted as error:
         assert "this process has no CAP_SYS_ADMIN" in second
 
     def test_btf_that_the_kernel_does_not_take(self):
-        """Refused BTF is EINVAL, and the hint says what older kernels do not know."""
+        """Refused BTF is EINVAL; the hint is what the kernel says, and speaks of newer kinds only where that may be."""
+        too_wide = struct.pack("<IIII", 1, btf.Kind.INT << 24, 4, 40)
+        header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(too_wide), len(too_wide), 3)
         with pytest.raises(rawbpf.BpfError, match="this kernel does not take it") as caught:
-            syscall.btf_load(b"\x9f\xeb" + bytes(22))
+            syscall.btf_load(header + too_wide + b"\0i\0")
         assert caught.value.errno == errno.EINVAL
-        assert "Linux 5.13" in caught.value.hint
+        assert caught.value.hint.startswith("the kernel says: [1] INT i size=4 bits_offset=0 nr_bits=40 ")
+        assert ("Linux 5.13" in caught.value.hint) == (kernel_version() < (6, 0))
+
+    def test_a_second_try_that_works_leaves_nothing(self):
+        """The kernel is asked again for its words; if it takes the BTF then, the first answer holds."""
+        answers = iter((-errno.EINVAL, os.dup(0)))
+        previous = door.set_hook(lambda cmd, attr, size: next(answers))
+        try:
+            with pytest.raises(rawbpf.BpfError, match="this kernel does not take it") as caught:
+                syscall.btf_load(b"anything")
+        finally:
+            door.set_hook(previous)
+        assert "the kernel says" not in caught.value.hint
 
 
 def is_kernels(btf_id: int) -> bool:
