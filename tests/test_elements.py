@@ -258,7 +258,7 @@ def test_freeze(raw_errno, three):
     with pytest.raises(NotPermitted, match="is frozen already") as caught:
         three.freeze()
     assert caught.value.errno == (errno.EPERM if kernel_version() >= (6, 5) else errno.EBUSY)
-    assert str(caught.value).startswith(f"{type(three).__name__.lower()} 'three': ")
+    assert str(caught.value).startswith(f"{type(three).__name__.lower()} 'three'")
 
 
 @pytest.mark.linux("5.2")

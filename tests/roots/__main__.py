@@ -1,4 +1,6 @@
-"""The README's commands, to the letter, in a fresh Debian root: python -m tests.roots [--arch i386] [--no-compiler]
+"""The README's commands, to the letter, in a fresh Debian root:
+
+    python -m tests.roots [--suite sid] [--arch i386] [--no-compiler]
 
 The packages, too, are those the README names; with --no-compiler only the one that has venv, and rawbpf then goes
 through cffi's ABI mode. An i386 root runs on an x86-64 kernel with IA32 emulation, through the compat system call.
@@ -21,6 +23,9 @@ def main() -> int:
     parser.add_argument(
         "--arch", choices=debian.MACHINES, default="amd64", help="Debian's architecture (default: amd64)"
     )
+    parser.add_argument(
+        "--suite", default="bookworm", help="Debian's suite (default: bookworm; sid has the newest CPython)"
+    )
     parser.add_argument("--no-compiler", action="store_true", help="leave out all packages but python3-venv")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k maps'")
     options = parser.parse_args()
@@ -32,12 +37,12 @@ def main() -> int:
         packages = [package for package in packages if package == "python3-venv"]
     # The doctor fails where no map can be made; clang, strace and the like need not be there.
     environment = {"PYTEST_ADDOPTS": options.pytest}
-    with debian.fresh(options.arch, packages) as root:
+    with debian.fresh(options.suite, options.arch, packages) as root:
         for command in [
             *commands,
-            ".venv/bin/rawbpf doctor && uname -m && .venv/bin/python -c 'import sys; print(sys.maxsize)'",
+            ".venv/bin/rawbpf doctor && uname -m && .venv/bin/python -c 'import sys; print(sys.version, sys.maxsize)'",
         ]:
-            print(f"== {options.arch} with {' '.join(packages)}: {command}", flush=True)
+            print(f"== {options.suite} {options.arch} with {' '.join(packages)}: {command}", flush=True)
             start = time.monotonic()
             if code := debian.run(root, options.arch, command, **environment):
                 print(f"!!! exit code {code}", file=sys.stderr)

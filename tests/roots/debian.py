@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 
 # setarch(8)'s name of each of Debian's: in an i386 root uname(2) shall not say x86_64.
@@ -40,12 +39,13 @@ exec "$@"
 
 
 @contextmanager
-def fresh(architecture: str, packages: Sequence[str]) -> Iterator[Path]:
-    """A root with Debian's smallest system, these packages and the project in /project; gone afterwards.
+def fresh(suite: str, architecture: str, packages: Sequence[str]) -> Iterator[Path]:
+    """A root with the smallest system of one of Debian's suites, these packages and the project in /project; gone
+    afterwards.
 
     The system is bootstrapped once and kept in ~/.cache/rawbpf/roots.
     """
-    archive = _archive(architecture, packages)
+    archive = _archive(suite, architecture, packages)
     with tempfile.TemporaryDirectory(prefix="rawbpf-root-") as folder:
         root = Path(folder, "root")
         root.mkdir()
@@ -55,14 +55,14 @@ def fresh(architecture: str, packages: Sequence[str]) -> Iterator[Path]:
         yield root
 
 
-def _archive(architecture: str, packages: Sequence[str]) -> Path:
+def _archive(suite: str, architecture: str, packages: Sequence[str]) -> Path:
     wanted = hashlib.sha256(" ".join(sorted(packages)).encode()).hexdigest()[:8]
-    archive = CACHE / f"{SUITE}-{architecture}-{wanted}.tar"
+    archive = CACHE / f"{suite}-{architecture}-{wanted}.tar"
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="rawbpf-root-") as folder:
             command = ["debootstrap", "--variant=minbase", f"--arch={architecture}"]
-            command += [f"--include={','.join(packages)}", SUITE, f"{folder}/root", MIRROR]
+            command += [f"--include={','.join(packages)}", suite, f"{folder}/root", MIRROR]
             log = Path(folder, "log")
             with log.open("w") as out:
                 if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode:
