@@ -327,6 +327,7 @@ class Named(ctypes.Structure):
 
 
 class Packed(ctypes.Structure):
+    _layout_ = "ms"  # what _pack_ means, and must be said since CPython 3.14
     _pack_ = 1
     _fields_ = [("a", ctypes.c_uint8), ("ratio", ctypes.c_float)]
 
