@@ -109,6 +109,11 @@ class BuildExt(build_ext):
             # Nobody misses its file if it was not made.
             ext.optional = DOOR != "api"
 
+    def get_ext_filename(self, fullname: str) -> str:
+        # Its name for all of them: what CPython 3.15 would choose, with the platform in it, no older one looks for.
+        suffix = ".abi3.so" if STABLE_ABI else sysconfig.get_config_var("EXT_SUFFIX")
+        return f"{fullname.replace('.', os.sep)}{suffix}"
+
     def build_extension(self, ext: Extension) -> None:
         # What an earlier build left is not what this one made.
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
