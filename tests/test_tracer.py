@@ -394,6 +394,7 @@ def test_the_tools_are_not_imported_unasked():
     assert run(code, RAWBPF_TRACE="", RAWBPF_SIMULATE="").stdout == "[]\n"
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_traces_on(answered, tmp_path):
     """After fork() the child's calls are printed too, although another thread of the parent held the lock."""
     path = tmp_path / "trace"
@@ -408,14 +409,16 @@ def test_a_forked_child_traces_on(answered, tmp_path):
     with open(path, "w") as file, rawbpf.trace(file=file):
         holder.start()
         held.wait()
-        child = os.fork()
-        if child == 0:
-            signal.alarm(10)
-            call()
-            os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        done.set()
-        holder.join()
+        try:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                call()
+                os._exit(0)
+            status = os.waitpid(child, 0)[1]
+        finally:
+            done.set()
+            holder.join()
     assert status == 0
     assert path.read_text().startswith("bpf(BPF_MAP_FREEZE")
 
