@@ -1,6 +1,6 @@
 """The README's commands, to the letter, in a fresh Debian root:
 
-    python -m tests.roots [--suite sid] [--arch i386] [--no-compiler]
+    python -m tests.roots [--suite sid [--python python3.15]] [--arch i386] [--no-compiler]
 
 The packages, too, are those the README names; with --no-compiler only the one that has venv, and rawbpf then goes
 through cffi's ABI mode. An i386 root runs on an x86-64 kernel with IA32 emulation, through the compat system call.
@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--suite", default="bookworm", help="Debian's suite (default: bookworm; sid has the newest CPython)"
     )
+    parser.add_argument("--python", default="python3", help="another of its interpreters (default: python3)")
     parser.add_argument("--no-compiler", action="store_true", help="leave out all packages but python3-venv")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k maps'")
     options = parser.parse_args()
@@ -34,7 +35,9 @@ def main() -> int:
     commands = re.findall(r"^    (python3 -m venv .*)$", text, re.MULTILINE)
     assert len(commands) == 2, commands
     if options.no_compiler:
-        packages = [package for package in packages if package == "python3-venv"]
+        packages = ["python3-venv"]
+    packages = [package.replace("python3", options.python) for package in packages]
+    commands = [command.replace("python3 ", f"{options.python} ") for command in commands]
     # The doctor fails where no map can be made; clang, strace and the like need not be there.
     environment = {"PYTEST_ADDOPTS": options.pytest}
     with debian.fresh(options.suite, options.arch, packages) as root:
