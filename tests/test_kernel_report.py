@@ -68,14 +68,14 @@ class TestBudget:
 
     @pytest.fixture
     def main(self, monkeypatch, tmp_path):
-        """tests.kernels without QEMU: main(document, ended) is its exit code for one guest."""
+        """tests.kernels without QEMU: main(document, ended, budget) is its exit code for one guest."""
         from tests.kernels import __main__ as kernels
 
         monkeypatch.setattr(kernels.initramfs, "build", lambda image, wheel: None)
         monkeypatch.setattr(kernels.fetch, "kernel", lambda kernel, cache, refresh: tmp_path / "vmlinuz")
 
-        def run(document: str, *, ended: bool, budget: str) -> int:
-            guest = kernels.boot.Boot("", document.encode(), 1.0, ended)
+        def run(document: str, *, ended: bool, budget: str, silent: float = 1.0) -> int:
+            guest = kernels.boot.Boot("", document.encode(), 1.0, silent, ended)
             monkeypatch.setattr(kernels.boot, "boot", lambda *arguments, **environment: guest)
             return kernels.main(["6.1", "--budget", budget])
 
@@ -90,6 +90,11 @@ class TestBudget:
         """A guest that is killed at the end of the budget was not had."""
         assert main("", ended=False, budget="60") == 3
         assert "6.1 was not done within the budget" in capsys.readouterr().out
+
+    def test_a_hang_is_a_failure(self, main, capsys):
+        """A guest that had been silent for long when the budget ended was not slow."""
+        assert main("", ended=False, budget="600", silent=300.0) == 1
+        assert "the last 300 silent" in capsys.readouterr().out
 
     def test_a_failure_stays_one(self, main):
         """Of a guest that is killed, what had failed by then is a failure."""

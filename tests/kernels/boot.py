@@ -17,11 +17,12 @@ COMMAND_LINE = "console=ttyS0 rdinit=/init panic=-1 loglevel=5 no_timer_check ts
 
 class Boot(NamedTuple):
     """What a guest left: its console (ttyS0) as text, what it wrote to its second serial port (ttyS1), how long it
-    ran in seconds, and whether it ended by itself."""
+    ran in seconds, how many of them it had printed nothing at the end, and whether it ended by itself."""
 
     console: str
     report: bytes
     seconds: float
+    silent: float
     ended: bool
 
 
@@ -40,4 +41,5 @@ def boot(kernel: Path, initramfs: Path, console: Path, seconds: float, **environ
             ended = True
         except subprocess.TimeoutExpired:
             ended = False
-        return Boot(console.read_text(errors="replace"), report.read_bytes(), time.monotonic() - start, ended)
+        silent = time.time() - console.stat().st_mtime
+        return Boot(console.read_text(errors="replace"), report.read_bytes(), time.monotonic() - start, silent, ended)
