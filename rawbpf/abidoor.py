@@ -164,12 +164,12 @@ def _ask_hook(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
 
 
 def _bpf(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
+    if cmd & BPF_COMMON_ATTRS:
+        _thread.words[0] = b"\0"
     return _ask_hook(cmd, attr, size, answers) if bpf_hooked else _enter_kernel(cmd, attr, size, answers)
 
 
 def bpf(cmd: int, attr: "CData", size: int) -> int:
-    if cmd & BPF_COMMON_ATTRS:
-        _thread.words[0] = b"\0"
     return _bpf(cmd, attr, size, [])
 
 

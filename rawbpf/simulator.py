@@ -50,7 +50,7 @@ _U32 = 0xFFFFFFFF
 
 
 class _Error(Exception):
-    """The call fails with this errno, and for these reasons in words."""
+    """The call fails with this errno; `words` is what Linux 7.2 puts into its log, "" if nothing."""
 
     def __init__(self, error: int, words: str = "") -> None:
         self.errno = error

@@ -235,7 +235,7 @@ def _call(cmd: Cmd, attr: "CData") -> int:
     return lib.bpf(cmd, attr, ATTR_SIZE[cmd])
 
 
-def open_descriptor(cmd: Cmd, attr: "CData", size: int) -> int:
+def open_descriptor(cmd: int, attr: "CData", size: int) -> int:
     """A call that answers a descriptor, above 2, or a negative errno.
 
     A signal handler that raises leaves no descriptor open that nobody knows. From here on each caller passes it on
@@ -248,6 +248,15 @@ def open_descriptor(cmd: Cmd, attr: "CData", size: int) -> int:
         if made[0] >= 0:
             os.close(made[0])
         raise
+
+
+def _try_again(cmd: int, attr: "CData", size: int) -> int:
+    """Makes a refused call once more, for the kernel's words on it. Were it done now, the first answer holds: what it
+    opened is closed."""
+    result = open_descriptor(cmd, attr, size)
+    if result >= 0:
+        os.close(result)
+    return result
 
 
 # The commands
@@ -334,9 +343,7 @@ def _kernels_words(attr: "CData", size: int) -> str:
     Linux 7.2, and for some reasons)."""
     if kernel_version() < (7, 2):
         return ""
-    result = lib.bpf(Cmd.BPF_MAP_CREATE | BPF_COMMON_ATTRS, attr, size)
-    if result >= 0:
-        os.close(result)  # now it would have done it
+    _try_again(Cmd.BPF_MAP_CREATE | BPF_COMMON_ATTRS, attr, size)
     words = ffi.string(lib.bpf_log()).decode(errors="replace").strip()
     return f"the kernel says: {words}" if words else ""
 
@@ -564,9 +571,7 @@ def _why_no_btf(attr: "CData", size: int) -> str:
     log = ffi.new("char[]", _BTF_LOG_SIZE)
     attr.btf_log_buf, attr.btf_log_size = int(ffi.cast("uintptr_t", log)), _BTF_LOG_SIZE
     attr.btf_log_level = 1
-    result = open_descriptor(Cmd.BPF_BTF_LOAD, attr, size)
-    if result >= 0:
-        os.close(result)  # now it would have done it
+    result = _try_again(Cmd.BPF_BTF_LOAD, attr, size)
     hints = []
     # ENOSPC: kernels before 6.4 keep the beginning of a log that is too long.
     if result == -errno.EINVAL and (words := ffi.string(log).decode(errors="replace").strip()):

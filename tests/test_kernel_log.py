@@ -147,6 +147,15 @@ def test_a_simulated_kernel_has_words_from_7_2_on(kernel, hint):
         assert ffi.string(lib.bpf_log()) == (b"Invalid map_extra.\n" if kernel == "7.2" else b"")
 
 
+@pytest.mark.alike
+@pytest.mark.parametrize("call", [lib.bpf, syscall.open_descriptor], ids=["bpf", "bpf_open"])
+def test_no_words_of_an_earlier_call(call):
+    """Whichever way a call goes in, what stood in the log before is gone; for map type 0 no kernel has words."""
+    ffi.memmove(lib.bpf_log(), b"old\0", 4)
+    assert call(WITH_WORDS, bpf_attr(), 16) in (-errno.EINVAL, -errno.EPERM)
+    assert ffi.string(lib.bpf_log()) == b""
+
+
 @pytest.mark.creates
 def test_success_asks_for_no_words(sent):
     """A map that is created costs one call, on every kernel."""

@@ -469,9 +469,9 @@ class TestEveryElementCall:
     @pytest.mark.parametrize("state", ["empty", "full", "frozen", "read-only", "write-only"])
     @pytest.mark.parametrize("cmd", [PUSH, PEEK, POP, Cmd.BPF_MAP_DELETE_ELEM, Cmd.BPF_MAP_GET_NEXT_KEY])
     def test_alike(self, kernels, kind, cmd, state):
-        """A call that went through is undone by the next one of its kind on a map of one element."""
-        flags = {"read-only": MapFlag.BPF_F_RDONLY, "write-only": MapFlag.BPF_F_WRONLY}.get(state, 0)
-        attr = bpf_attr(map_type=kind.map_type, value_size=8, max_entries=1, map_flags=flags)
+        """Both kernels answer alike, and leave the same bytes; then the map is brought back into its state."""
+        access = {"read-only": MapFlag.BPF_F_RDONLY, "write-only": MapFlag.BPF_F_WRONLY}.get(state, 0)
+        attr = bpf_attr(map_type=kind.map_type, value_size=8, max_entries=1, map_flags=access)
         m = kernels.created(bytes(ffi.buffer(attr))[:20], None, None)
         usual = {"which": m, "key": 0, "place": "buffer", "value": b"12345678", "flags": 0, "size": None, "stray": None}
         if state in ("full", "frozen"):
