@@ -1,7 +1,7 @@
-"""Builds rawbpf/_native from rawbpf/bpf.h: one C text, read by cffi and by the compiler.
+"""Builds rawbpf/abi/_native from rawbpf/abi/bpf.h: one C text, read by cffi and by the compiler.
 
-Where it can't be compiled the installation goes on without it: rawbpf/_abi.py, which is always written, is the same
-text for cffi's ABI mode. RAWBPF_DOOR=api insists on the compiled one, RAWBPF_DOOR=abi does without.
+Where it can't be compiled the installation goes on without it: rawbpf/abi/_cdef.py, which is always written, is the
+same text for cffi's ABI mode. RAWBPF_FFI=api insists on the extension, RAWBPF_FFI=abi does without.
 
 pyproject.toml names the command classes below, so pip and build need no setup.py.
 """
@@ -24,10 +24,10 @@ from setuptools.extension import Extension
 STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 ROOT = Path(__file__).parent
-PACKAGE = ROOT / "rawbpf"
+ABI = ROOT / "rawbpf" / "abi"
 
-# Which door the installation shall have: api, abi, or "" for the best there is.
-DOOR = os.environ.get("RAWBPF_DOOR", "")
+# Which of cffi's modes the installation shall use: api, abi, or "" for api where it can be compiled.
+FFI_MODE = os.environ.get("RAWBPF_FFI", "")
 
 INCLUDES = """
 #include <errno.h>
@@ -48,13 +48,13 @@ SYSCALL = "long syscall(long number, int cmd, void *attr, uint32_t size, void *c
 
 NOT_COMPILED = """
 ******************************************************************************
-rawbpf._native could not be compiled:
+rawbpf.abi._native could not be compiled:
 {error}
 
 rawbpf is installed without it and works through cffi's ABI mode, which makes
 each call slower (`rawbpf doctor` says how much). To get the compiled one,
 install a C compiler and Python's headers (Debian: gcc python3-dev) and install
-rawbpf again; with RAWBPF_DOOR=api in the environment that fails if it can't.
+rawbpf again; with RAWBPF_FFI=api in the environment that fails if it can't.
 ******************************************************************************
 """
 
@@ -64,7 +64,7 @@ def assertions(abi: str) -> str:
 
     They are not decoration: cffi believes a wrong offset under an anonymous member.
     """
-    layout = runpy.run_path(str(PACKAGE / "layout.py"))["parse"](abi)
+    layout = runpy.run_path(str(ABI / "layout.py"))["parse"](abi)
     lines = {'_Static_assert(sizeof(union bpf_attr) == 168, "union bpf_attr");'}
     for owner, fields in layout.items():
         ctype = "union bpf_attr" if owner.startswith("BPF_") else f"struct {owner}"
@@ -75,28 +75,28 @@ def assertions(abi: str) -> str:
 
 
 def ffibuilder() -> FFI:
-    abi = (PACKAGE / "bpf.h").read_text()
-    door = (PACKAGE / "door.c").read_text()
+    abi = (ABI / "bpf.h").read_text()
+    door = (ABI / "door.c").read_text()
     ffi = FFI()
     ffi.cdef(abi + HOOK)
-    ffi.set_source("rawbpf._native", "\n".join([INCLUDES, abi, assertions(abi), HOOK_IN_C, door]))
+    ffi.set_source("rawbpf.abi._native", "\n".join([INCLUDES, abi, assertions(abi), HOOK_IN_C, door]))
     return ffi
 
 
 def abi_module() -> FFI:
     ffi = FFI()
-    ffi.cdef((PACKAGE / "bpf.h").read_text() + SYSCALL)
-    ffi.set_source("rawbpf._abi", None)
+    ffi.cdef((ABI / "bpf.h").read_text() + SYSCALL)
+    ffi.set_source("rawbpf.abi._cdef", None)
     return ffi
 
 
 class BuildPy(build_py):
-    """Writes rawbpf/_abi.py beside the other modules; an editable installation has it in the source tree."""
+    """Writes rawbpf/abi/_cdef.py beside the other modules; an editable installation has it in the source tree."""
 
     def run(self) -> None:
         super().run()
-        package = PACKAGE if self.editable_mode else Path(self.build_lib, "rawbpf")
-        abi_module().emit_python_code(str(package / "_abi.py"))
+        folder = ABI if self.editable_mode else Path(self.build_lib, "rawbpf", "abi")
+        abi_module().emit_python_code(str(folder / "_cdef.py"))
 
 
 class BuildExt(build_ext):
@@ -107,7 +107,7 @@ class BuildExt(build_ext):
         for ext in self.extensions:
             ext.py_limited_api = STABLE_ABI
             # Nobody misses its file if it was not made.
-            ext.optional = DOOR != "api"
+            ext.optional = FFI_MODE != "api"
 
     def get_ext_filename(self, fullname: str) -> str:
         # Its name for all of them: what CPython 3.15 would choose, with the platform in it, no older one looks for.
@@ -117,7 +117,7 @@ class BuildExt(build_ext):
     def build_extension(self, ext: Extension) -> None:
         # What an earlier build left is not what this one made.
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-        if DOOR == "abi":
+        if FFI_MODE == "abi":
             return
         source = Path(self.build_temp) / "_native.c"
         source.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class BuildExt(build_ext):
         try:
             super().build_extension(ext)
         except (CCompilerError, ExecError, PlatformError) as error:
-            if DOOR == "api":
+            if FFI_MODE == "api":
                 raise
             print(NOT_COMPILED.format(error=error), file=sys.stderr)
 
@@ -157,6 +157,6 @@ class Sdist(sdist):
         for text in ("CHANGELOG.md", "SECURITY.md"):
             self.filelist.include(text)
         self.filelist.recursive_include("tests", "*")
-        for built in ("*.py[co]", "_abi.py", "*.so"):
+        for built in ("*.py[co]", "_cdef.py", "*.so"):
             self.filelist.global_exclude(built)
         super().make_distribution()

@@ -18,24 +18,24 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
-from rawbpf.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, Unsupported
-from rawbpf.maps import Map, Queue, Stack, maps, open_map
-from rawbpf.memlock import set_memlock_rlimit
+from rawbpf.maps.queue_stack import Map, Queue, Stack, maps, open_map
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
-from rawbpf.values import BTF, Codec
+from rawbpf.syscall.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, Unsupported
+from rawbpf.syscall.memlock import set_memlock_rlimit
+from rawbpf.values.codecs import BTF, Codec
 from rawbpf.version import __version__
 
 if TYPE_CHECKING:
-    from rawbpf.diagram import explain
-    from rawbpf.doctor import diagnose
-    from rawbpf.elf import ObjectFileError
-    from rawbpf.link import Link
-    from rawbpf.objectfile import ObjectFile
-    from rawbpf.program import Program, VerifierError
-    from rawbpf.sharing import recv_map, send_map
-    from rawbpf.simulator import simulate
-    from rawbpf.tokens import Token
-    from rawbpf.tracer import trace
+    from rawbpf.maps.sharing import recv_map, send_map
+    from rawbpf.maps.token import Token
+    from rawbpf.objects.elf import ObjectFileError
+    from rawbpf.objects.object_file import ObjectFile
+    from rawbpf.observe.diagram import explain
+    from rawbpf.observe.doctor import diagnose
+    from rawbpf.observe.simulator import simulate
+    from rawbpf.observe.tracer import trace
+    from rawbpf.programs.link import Link
+    from rawbpf.programs.program import Program, VerifierError
 
 __all__ = [
     "BPF_ANY",
@@ -84,18 +84,18 @@ __all__ = [
 
 # What costs an import only when it is asked for.
 _TOOLS = {
-    "Link": "link",
-    "ObjectFile": "objectfile",
-    "ObjectFileError": "elf",
-    "Program": "program",
-    "Token": "tokens",
-    "VerifierError": "program",
-    "diagnose": "doctor",
-    "explain": "diagram",
-    "recv_map": "sharing",
-    "send_map": "sharing",
-    "simulate": "simulator",
-    "trace": "tracer",
+    "Link": "programs.link",
+    "ObjectFile": "objects.object_file",
+    "ObjectFileError": "objects.elf",
+    "Program": "programs.program",
+    "Token": "maps.token",
+    "VerifierError": "programs.program",
+    "diagnose": "observe.doctor",
+    "explain": "observe.diagram",
+    "recv_map": "maps.sharing",
+    "send_map": "maps.sharing",
+    "simulate": "observe.simulator",
+    "trace": "observe.tracer",
 }
 
 
@@ -109,10 +109,10 @@ def __getattr__(name: str) -> Any:
 
 # RAWBPF_SIMULATE=1 and RAWBPF_TRACE=1 do for the whole process what simulate() and trace() do for a while.
 if os.environ.get("RAWBPF_SIMULATE", "0") not in ("", "0"):
-    from rawbpf import simulator
+    from rawbpf.observe import simulator
 
     simulator.start(os.environ["RAWBPF_SIMULATE"])
 if os.environ.get("RAWBPF_TRACE", "0") not in ("", "0"):
-    from rawbpf import tracer
+    from rawbpf.observe import tracer
 
     tracer.start()

@@ -2,6 +2,6 @@
 
 import sys
 
-from rawbpf.cli import main
+from rawbpf.cli.main import main
 
 sys.exit(main())

@@ -6,11 +6,11 @@ Markers say what a test needs; a test that needs nothing runs anywhere.
 - `admin`: CAP_SYS_ADMIN, for ids and mounts
 - `linux("5.2")`: a feature that came with that version; never skipped on a newer kernel
 - `linux(before="5.11")`: what was so until that version
-- `alike`: says the same on every kernel; tests.kernels leaves it out, where each second counts
+- `alike`: says the same on every kernel; tests.harness.kernels leaves it out, where each second counts
 - `real_kernel(reason="...")`: the kernel itself. All others also run, as any user, with RAWBPF_SIMULATE=1
 
-A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails. tests.kernels lets three
-kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that some tool is not "installed".
+A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails. tests.harness.kernels
+lets three kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that some tool is not "installed".
 """
 
 import os
@@ -27,9 +27,10 @@ from typing import Any
 
 import pytest
 
-from rawbpf import NotPermitted, Queue, Stack, bpffs, door, syscall
-from rawbpf.abi import Cmd, MapType
-from rawbpf.privileges import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
+from rawbpf import NotPermitted, Queue, Stack, syscall
+from rawbpf.abi import Cmd, MapType, door
+from rawbpf.maps import bpffs
+from rawbpf.syscall.permission import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
 
 # Root as we know it may become another user and drop capabilities; in a user namespace, or with CAP_BPF alone, it
 # can't. CAP_SETGID, CAP_SETUID and CAP_SETPCAP are bits 6 to 8.
@@ -37,7 +38,7 @@ EFFECTIVE = int(proc_fields("/proc/self/status").get("CapEff", "0"), 16)
 IS_ROOT = os.getuid() == 0 and in_initial_user_namespace() is not False and EFFECTIVE >> 6 & 7 == 7
 
 REQUIRED = os.environ.get("RAWBPF_REQUIRE_KERNEL") == "1"
-# Where compiled objects are given (the guests of tests.kernels), compilers and the like need not be.
+# Where compiled objects are given (the guests of tests.harness.kernels), compilers and the like need not be.
 GIVEN_OBJECTS = os.environ.get("RAWBPF_TEST_OBJECTS")
 TOOLS_REQUIRED = REQUIRED and GIVEN_OBJECTS is None
 

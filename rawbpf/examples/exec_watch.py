@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from rawbpf import BPF_EXIST, Map, ProgType, Queue
-from rawbpf.asm import R0, R1, R2, R3, R6, R10, Helper, Item, add, alu, call, exit_, load, load_map, mov, store
-from rawbpf.btf import vmlinux
-from rawbpf.objectfile import ObjectFile
-from rawbpf.program import Program
+from rawbpf.btf.reader import vmlinux
+from rawbpf.objects.object_file import ObjectFile
+from rawbpf.programs.asm import R0, R1, R2, R3, R6, R10, Helper, Item, add, alu, call, exit_, load, load_map, mov, store
+from rawbpf.programs.program import Program
 
 TRACEPOINT = "sched_process_exec"
 

@@ -8,8 +8,8 @@ Python only turns the handle, and looks at what is left. Needs CAP_BPF (before L
 
 import sys
 
-from rawbpf.objectfile import ObjectFile
-from rawbpf.program import ETH_HLEN
+from rawbpf.objects.object_file import ObjectFile
+from rawbpf.programs.program import ETH_HLEN
 
 WEIGHTS = (40, 60, 300, 50)
 

@@ -8,8 +8,8 @@ Source: Documentation/bpf/map_queue_stack.rst. Needs CAP_BPF (before Linux 5.8: 
 
 import sys
 
-from rawbpf.objectfile import ObjectFile
-from rawbpf.program import ETH_HLEN
+from rawbpf.objects.object_file import ObjectFile
+from rawbpf.programs.program import ETH_HLEN
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,124 @@
+"""The door: the one function, lib.bpf, through which every call enters the kernel, and who may stand there.
+
+Nothing above the door knows whether the kernel answers or a simulated one, and whether a tracer looks on.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rawbpf.abi._native import FFI, CData, Lib
+
+__all__ = [
+    "FFI_MODE",
+    "FFI_MODE_REASON",
+    "HOOK_RAISED",
+    "Hook",
+    "Simulated",
+    "ask_kernel",
+    "ffi",
+    "lib",
+    "raise_hook_failure",
+    "set_hook",
+    "set_simulated",
+]
+
+if TYPE_CHECKING:
+    DefExtern = Callable[..., Callable[[Callable[[int, CData, int], int]], Any]]
+
+
+def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern]":
+    """The door's name and why it is that; its ffi and lib; and what makes a Python function the hook.
+
+    "api" is the extension, compiled from bpf.h and door.c; "abi" does the same in Python, where it is not to be had.
+    """
+    if wanted not in ("", "api", "abi"):
+        raise ImportError(f"RAWBPF_FFI is api or abi, not {wanted!r}")
+    why = "RAWBPF_FFI asks for it"
+    if wanted != "abi":
+        try:
+            from rawbpf.abi._native import ffi, lib
+
+            return "api", why if wanted else "it is installed", ffi, lib, ffi.def_extern
+        except ImportError as error:
+            if wanted == "api":
+                raise
+            why = str(error)
+    from rawbpf.abi import python_door
+
+    return "abi", why, python_door.ffi, python_door, python_door.def_extern
+
+
+FFI_MODE, FFI_MODE_REASON, ffi, lib, _def_extern = _choose(os.environ.get("RAWBPF_FFI", ""))
+
+# bpf(2) never answers EINTR, so it can stand for "the hook raised".
+HOOK_RAISED = -errno.EINTR
+
+# Called as hook(cmd, attr, size) instead of the system call; answers as the kernel does, 0 or more or a negative
+# errno. It gets the kernel's answer from ask_kernel(), or from the hook that it took the place of.
+Hook = Callable[[int, "CData", int], int]
+
+
+class Simulated(Protocol):
+    """A kernel that is not there: what it answers to bpf(2), what its /proc says, where its bpffs is mounted."""
+
+    def bpf(self, cmd: int, attr: "CData", size: int) -> int: ...
+    def proc(self, path: str) -> str | None: ...
+    @property
+    def bpffs(self) -> str: ...
+
+
+simulated: Simulated | None = None
+_hook: Hook | None = None
+_failure = threading.local()
+
+
+def set_hook(hook: Hook | None) -> Hook | None:
+    """Puts `hook` at the door, for all threads; None takes it away. Returns the one that stood there."""
+    global _hook
+    previous, _hook = _hook, hook
+    _open_or_guard()
+    return previous
+
+
+def set_simulated(kernel: Simulated | None) -> Simulated | None:
+    """Puts `kernel` in the place of the real one, for all threads; None brings that back. Returns the one before."""
+    global simulated
+    previous, simulated = simulated, kernel
+    _open_or_guard()
+    return previous
+
+
+def _open_or_guard() -> None:
+    lib.bpf_hooked = _hook is not None or simulated is not None
+
+
+def ask_kernel(cmd: int, attr: "CData", size: int) -> int:
+    """The answer of the kernel behind the door, the real or the simulated one; no hook sees this call."""
+    kernel = simulated
+    return lib.bpf_syscall(cmd, attr, size) if kernel is None else kernel.bpf(cmd, attr, size)
+
+
+def _remember(exception_type: type[BaseException], exception: BaseException, traceback: object) -> None:
+    """C can't carry a hook's exception: keep it for raise_hook_failure."""
+    _failure.exception = exception
+
+
+@_def_extern(error=HOOK_RAISED, onerror=_remember)
+def bpf_hook(cmd: int, attr: "CData", size: int) -> int:
+    """What bpf() calls while bpf_hooked is set. Another thread may just have taken the hook away."""
+    return (_hook or ask_kernel)(cmd, attr, size)
+
+
+def raise_hook_failure() -> None:
+    """Raises what this thread's hook raised during the last call, if it did; called on every failed call.
+
+    As with any exception from a signal handler, the call may have been made nevertheless.
+    """
+    exception = getattr(_failure, "exception", None)
+    if exception is not None:
+        _failure.exception = None
+        raise exception

@@ -1,0 +1,255 @@
+"""The guided tour of the bpf(2) ABI: a queue and a stack at work, call by call.
+
+Each step is a line of Python that is really run. Under it stand what it returned, the system calls that passed the door
+(tracer.py prints them, as strace would), some attrs drawn byte by byte (diagram.py), and what to notice. Where the
+kernel refuses this process the simulated kernel (simulator.py) answers instead, which is said.
+"""
+
+import io
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+from rawbpf.abi import BPF_ANY, BPF_EXIST
+from rawbpf.maps import bpffs
+from rawbpf.maps.queue_stack import Queue, Stack
+from rawbpf.observe.simulator import NEWEST, simulate
+from rawbpf.observe.tracer import trace
+from rawbpf.syscall.errors import BpfError
+
+WIDTH = 80
+
+
+class Step(NamedTuple):
+    """A line of Python, what to notice about it, and whether the attr of its first call is drawn."""
+
+    code: str
+    notice: str = ""
+    draw: bool = False
+
+
+_QUEUE = (
+    Step(
+        'q = Queue(4, 3, name="tour_queue")',
+        "Two calls. The first makes the map; of the 92 bytes that its attr has today only 44 are sent, up to the last "
+        "field that is not zero, so that an older kernel, which knows fewer, accepts it. key_size is 0: a queue has no "
+        "keys. The second asks the kernel what it made.",
+        draw=True,
+    ),
+    Step(
+        'q.push(b"\\x01\\x00\\x00\\x00")',
+        "To push is to update an element. There is no key, so its pointer is NULL; the value travels as an address. "
+        "Every pointer has 64 bits and is aligned to 8 bytes, also on a 32-bit machine: hence the padding.",
+        draw=True,
+    ),
+    Step('q.push(b"\\x02\\x00\\x00\\x00"); q.push(b"\\x03\\x00\\x00\\x00")'),
+    Step(
+        'q.push(b"\\x04\\x00\\x00\\x00", BPF_ANY)',
+        'The map is full. The errno is E2BIG, which strerror(3) reads as "Argument list too long"; it means full.',
+    ),
+    Step(
+        'q.push(b"\\x04\\x00\\x00\\x00", BPF_EXIST)',
+        "With BPF_EXIST the push succeeds: the oldest element, 1, is overwritten.",
+    ),
+    Step("q.peek()", "To peek is to look an element up, and to leave it there."),
+    Step("q.pop()", "To pop is to look up and delete in one call; Linux 4.20 made it for these maps.", draw=True),
+    Step("q.pop(), q.pop()"),
+    Step("q.pop()", "Empty is ENOENT. With a default there is no exception:"),
+    Step("q.pop(default=None) is None"),
+    Step("q.close()", "No bpf(2) call: a map ends with its last descriptor, pin and program."),
+)
+
+_STACK = (
+    Step('s = Stack("<I", 3, name="tour_stack")', "Another map_type, and values of a struct format: integers here."),
+    Step("s.push(1); s.push(2); s.push(3); s.push(4, BPF_EXIST)", "A full stack drops its oldest too: the bottom, 1."),
+    Step("s.pop(), s.pop(), s.pop()", "Last in, first out."),
+    Step("s.close()"),
+)
+
+_SHARING = (
+    Step('q = Queue("<I", 3, name="tour_shared")'),
+    Step(
+        "q.pin(path)",
+        "A pin is a name for the map in a bpffs, a file system for that. The attr has the path's address; a pin "
+        "outlives the descriptor.",
+        draw=True,
+    ),
+    Step(
+        "in_another_process(push_42, path)",
+        "The calls of the other process: it opens the pin, asks for the sizes, and pushes.",
+    ),
+    Step("q.pop()", "What one process pushed another popped."),
+    Step("os.unlink(path); q.close()"),
+)
+
+
+def main(simulated: bool = False, step: bool = False) -> int:
+    """Runs the tour on stdout and returns 0. `simulated`: on the simulated kernel in any case; `step`: wait for a key
+    after each step."""
+    reason = "as you asked" if simulated else _refusal()
+    with simulate() if reason else nullcontext(None) as kernel:
+        tour = Tour(step)
+        tour.say(_where(reason))
+        tour.chapter("A queue: first in, first out. Room for 3 values of 4 bytes.", _QUEUE)
+        tour.chapter("A stack: last in, first out.", _STACK)
+        with _pins(kernel.bpffs if kernel else None) as folder:
+            if folder is None:
+                tour.say("Sharing a map through a pin is left out: mounting a bpffs needs CAP_SYS_ADMIN.")
+            else:
+                tour.names["path"] = os.path.join(folder, "tour_queue")
+                tour.chapter("A queue shared with another process, through a pin.", _SHARING)
+    tour.say("The maps are gone with their last descriptor; nothing is left behind.")
+    return 0
+
+
+def _refusal() -> str:
+    """Why the running kernel does not let this process make a queue; "" if it does."""
+    try:
+        Queue(4, 1).close()
+    except BpfError as error:
+        return f"{error.strerror}: {error.hint}" if error.hint else str(error)
+    return ""
+
+
+def _where(reason: str) -> str:
+    if not reason:
+        return f"This tour runs on the running kernel, Linux {os.uname().release}."
+    return (
+        f"This tour runs on a simulated kernel, in this process, which answers as Linux {NEWEST} does. Why not on the "
+        f"real one: {reason}."
+    )
+
+
+@contextmanager
+def _pins(simulated: str | None) -> Iterator[str | None]:
+    """A folder for pins: the simulated kernel's, a new bpffs, or None where none may be mounted."""
+    if simulated is not None:
+        yield simulated
+        return
+    try:
+        mount = bpffs.mounted()
+        folder = mount.__enter__()
+    except OSError:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        mount.__exit__(None, None, None)
+
+
+# What the steps call
+
+
+def push_42(path: str) -> None:
+    """What the other process does."""
+    with Queue.open(path, "<I") as q:
+        q.push(42)
+
+
+def in_another_process(work: Callable[[str], None], path: str) -> str:
+    """Runs work(path) in a child process, and waits for it."""
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            calls = io.StringIO()
+            with trace(calls):
+                work(path)
+            os.write(writer, calls.getvalue().encode())
+        finally:
+            # Whatever was raised: what comes next is the parent's.
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        calls_there = pipe.read()
+    os.waitpid(child, 0)
+    return f"in process {child}:\n{calls_there}"
+
+
+class Tour:
+    """Runs and prints steps. `names` is what their code sees."""
+
+    def __init__(self, step: bool) -> None:
+        self.names: dict[str, Any] = {
+            "BPF_ANY": BPF_ANY,
+            "BPF_EXIST": BPF_EXIST,
+            "Queue": Queue,
+            "Stack": Stack,
+            "in_another_process": in_another_process,
+            "os": os,
+            "push_42": push_42,
+        }
+        self._wait = step and sys.stdin.isatty()
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._bold, self._dim, self._plain = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
+
+    def say(self, text: str) -> None:
+        """A paragraph."""
+        print(textwrap.fill(text, WIDTH) + "\n")
+
+    def chapter(self, title: str, steps: tuple[Step, ...]) -> None:
+        """A title and its steps."""
+        print(f"{self._bold}{title}\n{'-' * len(title)}{self._plain}\n")
+        for step in steps:
+            self._show(step)
+
+    def _show(self, step: Step) -> None:
+        print(f"{self._bold}>>> {step.code}{self._plain}")
+        calls = io.StringIO()
+        with trace(calls, attrs=True):
+            outcome = self._run(step.code)
+        if outcome:
+            print("\n".join(textwrap.wrap(outcome, WIDTH)) if "\n" not in outcome else _folded(outcome))
+        for number, call in enumerate(re.split(r"(?m)^(?=bpf\()", calls.getvalue())[1:]):
+            line, *drawing = call.rstrip("\n").split("\n")
+            print(_folded(f"  {line}"))
+            if step.draw and number == 0:
+                print(self._dim + textwrap.dedent("\n".join(drawing)) + self._plain)
+        if step.notice:
+            print(textwrap.fill(step.notice, WIDTH, initial_indent="  # ", subsequent_indent="  # "))
+        print(flush=True)
+        if self._wait:
+            _wait_for_a_key()
+
+    def _run(self, code: str) -> str:
+        """Runs the line; returns what an interactive Python would print."""
+        try:
+            expression = compile(code, "<tour>", "eval")
+        except SyntaxError:
+            expression = None
+        try:
+            if expression is None:
+                exec(code, self.names)
+                return ""
+            value = eval(expression, self.names)
+        except BpfError as error:
+            return f"{type(error).__name__}: {error}"
+        return "" if value is None else value if isinstance(value, str) else repr(value)
+
+
+def _folded(text: str) -> str:
+    """Each line in as many as WIDTH takes; a call's result is not parted from what precedes it."""
+    lines = text.rstrip("\n").replace(" = ", "\0=\0").split("\n")
+    folded = [textwrap.fill(line, WIDTH, subsequent_indent="      ", break_on_hyphens=False) for line in lines]
+    return "\n".join(folded).replace("\0", " ")
+
+
+def _wait_for_a_key() -> None:
+    """Returns when a key is pressed; Ctrl-C is Ctrl-C."""
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    # Now, without a flush: a key that was pressed early counts.
+    tty.setcbreak(terminal, termios.TCSANOW)
+    try:
+        os.read(terminal, 1)
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)

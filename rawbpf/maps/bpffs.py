@@ -1,0 +1,70 @@
+"""bpffs, the file system that pins live in: where it is mounted, and a private one for a while."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rawbpf.abi import door
+
+_MNT_DETACH = 2
+
+
+def mounts() -> list[str]:
+    """Where a bpffs is mounted, as this process sees it; empty if nowhere or /proc does not tell."""
+    if door.simulated is not None:
+        return [door.simulated.bpffs]
+    return [path for path, _ in _mounts()]
+
+
+def delegating_mounts() -> list[str]:
+    """Where a bpffs that delegates something is mounted: what Token.open() takes."""
+    return [path for path, options in _mounts() if b"delegate_" in options]
+
+
+def _mounts() -> list[tuple[str, bytes]]:
+    """Each bpffs with the options it was mounted with."""
+    try:
+        with open("/proc/self/mounts", "rb") as file:
+            entries = [line.split() for line in file]
+    except OSError:
+        return []
+    return [(_unescaped(path), options) for _, path, kind, options, *_ in entries if kind == b"bpf"]
+
+
+def _unescaped(path: bytes) -> str:
+    """The kernel writes blanks and backslashes as three octal digits (mangle_path())."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path))
+
+
+@contextmanager
+def mounted() -> Iterator[str]:
+    """Mounts a bpffs in a new temporary folder and takes both away at the end. OSError (EPERM) without CAP_SYS_ADMIN.
+
+    >>> with mounted() as folder:
+    ...     os.path.isdir(folder)
+    True
+    """
+    if door.simulated is not None:
+        # The simulated kernel's own is a folder already.
+        with tempfile.TemporaryDirectory(prefix="rawbpf-", dir=door.simulated.bpffs) as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="rawbpf-") as folder:
+        _libc("mount", b"bpf", os.fsencode(folder), b"bpf", 0, None)
+        try:
+            yield folder
+        finally:
+            _libc("umount2", os.fsencode(folder), _MNT_DETACH)
+
+
+def _libc(name: str, *arguments: bytes | int | None) -> None:
+    # The doctor only looks, also where Python has no ctypes.
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    passed = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in arguments]
+    if getattr(libc, name)(*passed) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{name}: {os.strerror(error)}")

@@ -1,0 +1,718 @@
+"""Queue and Stack: the two map types as Python objects."""
+
+import errno
+import fcntl
+import operator
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypedDict, TypeVar, overload
+
+from rawbpf import syscall
+from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
+from rawbpf.abi.door import HOOK_RAISED, lib, raise_hook_failure
+from rawbpf.maps.many import KEEPS_SPARE, Held, Many
+from rawbpf.maps.scratch import Status
+from rawbpf.maps.waiting import POLL, Follow
+from rawbpf.syscall import MapInfo, StrPath
+from rawbpf.syscall.descriptor import Descriptor, HasFileno, fileno_of
+from rawbpf.syscall.errors import NotFound, bpf_error
+from rawbpf.syscall.permission import access_of, is_frozen
+from rawbpf.values.codecs import BTF, Codec, OpenSpec, RawBytes, ValueSpec, codec_for
+
+if TYPE_CHECKING:
+    import ctypes
+    import struct
+
+    from typing_extensions import Buffer, Self, Unpack
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    from rawbpf.abi._native import CData
+    from rawbpf.maps.qsize import Inspector
+
+if TYPE_CHECKING:
+    # A map opened without a value specification, and one with a struct format, gives Any.
+    T = DefaultTypeVar("T", default=Any)
+else:
+    T = TypeVar("T")
+D = TypeVar("D")
+S = TypeVar("S", bound="Map[Any]")
+
+_ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WRONLY}
+
+# Looking a function up in `lib` takes a tenth of the call.
+_push = lib.map_update_elem
+_pop = lib.map_lookup_and_delete_elem
+
+
+if TYPE_CHECKING:
+
+    class Options(TypedDict, total=False):
+        """The keyword arguments of Queue() and Stack(), for their overloads."""
+
+        name: str
+        flags: int
+        numa_node: int | None
+        token: int | HasFileno | None
+        btf: bool
+
+
+class _Raise:
+    """The default of `default`: raise Empty."""
+
+    def __repr__(self) -> str:
+        return "<raise Empty>"
+
+
+_RAISE = _Raise()
+
+# For a forked child, which must not hand over what its parent took.
+_all_maps: "weakref.WeakSet[Map[Any]]" = weakref.WeakSet()
+
+
+class Map(Descriptor, Generic[T]):
+    """What Queue and Stack share; make one of those.
+
+    An open map holds one descriptor. Close it, or use `with`: a map that is collected while open is a
+    ResourceWarning. All methods but close() raise ValueError afterwards. Objects may be shared between threads, and
+    after fork() parent and child share the map in the kernel.
+    """
+
+    map_type: ClassVar[MapType]
+
+    _inspector: "Inspector | None" = None
+    _info: MapInfo
+    _codec: Codec[T]
+    _many: Many
+    _map: "CData"
+    _held: Held
+    _spare: "tuple[CData, memoryview] | None"
+
+    def __init__(
+        self,
+        value: "ValueSpec",
+        max_entries: int,
+        *,
+        name: str = "",
+        flags: int = 0,
+        numa_node: int | None = None,
+        token: "int | HasFileno | None" = None,
+        btf: bool = False,
+    ) -> None:
+        """Creates the map (BPF_MAP_CREATE).
+
+        Args:
+            value: What an element is. An int is a size in bytes, 1 to 4194304: any buffer of that length in, bytes
+                out. A struct format ("<IH"): a tuple, or a scalar if it has one field. A ctypes type. A codec: an
+                object with `size`, `encode(value)` and `decode(data)`.
+            max_entries: How many elements the map holds, 1 to 4294967294. Memory for one more is taken at once.
+            name: Shown by info() and bpftool: at most 15 characters of [A-Za-z0-9_.].
+            flags: MapFlag bits: BPF_F_RDONLY or BPF_F_WRONLY for this descriptor, BPF_F_RDONLY_PROG or
+                BPF_F_WRONLY_PROG (Linux 5.2) for BPF programs.
+            numa_node: Where the memory comes from (sets BPF_F_NUMA_NODE); -1 is anywhere.
+            token: A BPF token, as descriptor or object with fileno() (Linux 6.9).
+            btf: Describe the value to the kernel (BPF_BTF_LOAD): bpftool then shows fields, and the map can be opened
+                with rawbpf.BTF. A struct format has fields f0, f1 ..., raw bytes are an array.
+
+        Raises:
+            ValueError, TypeError: An argument breaks a rule, or is nothing that BTF can describe; no map was asked for.
+            NotPermitted: No CAP_BPF (before 5.8: CAP_SYS_ADMIN).
+            BpfError: ENOMEM, EMFILE, ENFILE.
+
+        Needs Linux 4.20. Source: Documentation/bpf/map_queue_stack.rst.
+        """
+        codec = codec_for(value)
+        token_fd = None if token is None else fileno_of(token)
+        with _described(codec, token_fd) if btf else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id):
+            fd = syscall.map_create(
+                self.map_type,
+                name,
+                0,
+                codec.size,
+                max_entries,
+                map_flags=flags,
+                numa_node=numa_node,
+                token_fd=token_fd,
+                btf_fd=btf_fd,
+                btf_key_type_id=key_type_id,
+                btf_value_type_id=value_type_id,
+            )
+            # Within the other context, whose end is a call in which a signal handler may raise.
+            try:
+                self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
+            except BaseException:
+                os.close(fd)
+                raise
+
+    # Other ways to get one
+
+    @classmethod
+    def open(cls, path: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
+        """Opens the map that is pinned at `path` (BPF_OBJ_GET).
+
+        Args:
+            path: A pin in a bpffs.
+            value: As for creation; None is bytes of the map's own value_size. rawbpf.BTF: by the C type that the map
+                carries, see rawbpf.values.btf_codec; that needs CAP_SYS_ADMIN.
+            access: "rw", "r" (peek only) or "w" (push only).
+
+        Raises:
+            NotFound: Nothing is pinned there.
+            NotPermitted: The file's mode does not allow the access, or the file is no pin (EACCES).
+            TypeError: The pin is of something else: the other map type, a program.
+            ValueError: `value` has not the map's value_size, or is BTF and the map carries none.
+        """
+        return cls._from_new_fd(lambda: syscall.obj_get(path, _open_flags(access)), value)
+
+    @classmethod
+    def from_id(cls, map_id: int, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
+        """Opens the map with this id (BPF_MAP_GET_FD_BY_ID); needs CAP_SYS_ADMIN, CAP_BPF is not enough.
+
+        `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
+        """
+        return cls._from_new_fd(lambda: syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
+
+    @classmethod
+    def from_name(cls, name: str, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
+        """Opens the one map of this name among all on the system; needs CAP_SYS_ADMIN.
+
+        Raises NotFound if there is none, ValueError if there are several (it lists their ids: use from_id()),
+        TypeError if the only one is of the other type; and what open() raises.
+        """
+        return cls.from_id(_id_of(name, cls.map_type), value, access=access)
+
+    @classmethod
+    def from_fd(cls, fd: int, value: "OpenSpec" = None) -> "Self":
+        """Takes over a descriptor: inherited, received, or made by other code. From now on close() closes it.
+
+        On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
+        """
+        syscall.check_fd(fd)
+        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+        codec = cls._codec_of(info, value)
+        self = cls.__new__(cls)
+        if fd > 2:
+            self._adopt(fd, codec, info)
+            return self
+        # 0 means "none" in many attr fields.
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            self._adopt(moved, codec, info)
+        except BaseException:
+            os.close(moved)
+            raise
+        os.close(fd)
+        return self
+
+    @classmethod
+    def _from_new_fd(cls, make: Callable[[], int], value: "OpenSpec") -> "Self":
+        # Not a descriptor as argument: at the beginning of a call a signal handler may raise.
+        fd = make()
+        try:
+            return cls.from_fd(fd, value)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def _codec_of(cls, info: MapInfo, value: "OpenSpec") -> Codec[Any]:
+        if info.type != cls.map_type:
+            other = _CLASSES[info.type].__name__
+            raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
+        codec = _codec_by_btf(info) if value is BTF else codec_for(info.value_size if value is None else value)
+        if codec.size != info.value_size:
+            raise ValueError(f"{codec!r} has {codec.size} bytes, {syscall.describe(info)} value_size {info.value_size}")
+        return codec
+
+    def _adopt(self, fd: int, codec: Codec[Any], info: MapInfo) -> None:
+        """Makes the object of an open map; the descriptor belongs to it as soon as this returns, and not before."""
+        self._info = info
+        self._codec = codec
+        self._encode = codec.encode
+        self._decode = codec.decode
+        self._map = syscall.new_map(fd)
+        self._many = Many(fd, self._map, codec, info)
+        self._held = self._many.held
+        self._spare = None
+        self._raw_size = codec.size if type(codec) is RawBytes else None
+        self._value_size = info.value_size
+        _all_maps.add(self)
+        # Last: no call follows in which a signal handler might raise.
+        self._fd = fd
+
+    # One element
+
+    def push(self, value: T, flags: int = BPF_ANY) -> None:
+        """Adds an element (BPF_MAP_UPDATE_ELEM).
+
+        Args:
+            value: Encoded to exactly value_size bytes.
+            flags: BPF_ANY: fail when full. BPF_EXIST: when full, drop the oldest element first (a stack: its bottom).
+
+        Raises:
+            Full: max_entries elements are in the map already, and flags is BPF_ANY (E2BIG).
+            NotPermitted: The descriptor is read-only, or the map frozen (EPERM).
+            Busy: The map's lock could not be had (EBUSY); nothing was pushed.
+            ValueError, TypeError: The value or the flags break a rule.
+        """
+        if flags is not BPF_ANY:
+            syscall.check_push_flags(flags)
+        data: Any = value
+        if type(data) is not bytes or len(data) != self._raw_size:
+            data = self._encode(value)
+        result = _push(self._map, data, flags)
+        if result < 0:
+            raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
+
+    @overload
+    def peek(self) -> T: ...
+    @overload
+    def peek(self, default: D) -> T | D: ...
+    def peek(self, default: Any = _RAISE) -> Any:
+        """Returns the element that pop() would take, and leaves it there (BPF_MAP_LOOKUP_ELEM).
+
+        Raises Empty if there is none and no `default` was given, NotPermitted on a write-only descriptor, Busy.
+        """
+        if self._held and (held := self._many.first_held()) is not None:
+            return self._decode(held)
+        element, value = syscall.new_element(self._map, self._value_size)
+        result = lib.map_lookup_elem(element)
+        if result == 0:
+            return self._decode(value.tobytes())
+        if result == -errno.ENOENT and default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_ELEM, result)
+
+    @overload
+    def pop(self) -> T: ...
+    @overload
+    def pop(self, default: D) -> T | D: ...
+    def pop(self, default: Any = _RAISE) -> Any:
+        """Takes an element: a queue's oldest, a stack's newest (BPF_MAP_LOOKUP_AND_DELETE_ELEM).
+
+        An element that could not be handed over, because a signal handler or the codec raised, is not lost: it comes
+        first in the next pop() or peek(), or see take_held().
+
+        Raises Empty if there is none and no `default` was given, NotPermitted if the descriptor is not read-write or
+        the map is frozen, Busy.
+        """
+        if self._held:
+            return self._pop_held(default)
+        # Under the GIL no other thread gets in between the two halves of this line.
+        spare, self._spare = self._spare, None
+        if spare is None:
+            spare = syscall.new_element(self._map, self._value_size)
+        element, value = spare
+        try:
+            result = _pop(element)
+            if result == 0:
+                data: Any = value.tobytes()
+                if self._raw_size is None:
+                    data = self._decode(data)
+                self._spare = spare if KEEPS_SPARE else None
+                return data
+            if result == HOOK_RAISED:
+                raise_hook_failure()
+        except BaseException:
+            # `result` may not have got here: the element itself says whether it was taken.
+            if element.taken:
+                self._held += (((value,), 0),)
+            raise
+        self._spare = spare if KEEPS_SPARE else None
+        if result == -errno.ENOENT and default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+
+    # Many elements. Each of these is RuntimeError in a codec or signal handler that runs within another one's call on
+    # the same map.
+
+    def push_many(self, values: "Iterable[T] | Buffer", flags: int = BPF_ANY) -> int:
+        """Pushes many elements, in one system call where the kernel lets a program do it (see `bulk`).
+
+        Args:
+            values: An iterable of values, all of which are encoded before the first is pushed; or a contiguous buffer
+                (bytes, array, numpy array) of whole values, which is pushed as it is.
+            flags: As for push(): BPF_ANY stops when the map is full, BPF_EXIST overwrites the oldest.
+
+        Returns how many were pushed, in order: fewer than given if the map became full.
+
+        Raises what push() raises for the first element, except Full: that is 0.
+        """
+        return self._many.push_many(values, flags)
+
+    def pop_many(self, limit: int) -> list[T]:
+        """Takes up to `limit` elements, in one system call where the kernel lets a program do it (see `bulk`).
+
+        Returns them in the order of pop(): fewer if the map became empty, none if it was. Many elements are not taken
+        at one moment: what others push and pop meanwhile comes in between.
+
+        Raises what pop() raises for the first element, except Empty. On any exception (Ctrl-C, a codec's) nothing is
+        lost: what was taken comes first in the next call.
+        """
+        return self._many.pop_many(_count("limit", limit))
+
+    def pop_into(self, buffer: "Buffer") -> int:
+        """As pop_many(), straight into a writable contiguous buffer (bytearray, array, numpy array), as raw bytes.
+
+        Takes as many elements as the buffer has room for whole values. Returns how many were taken; their bytes stand
+        at the buffer's beginning.
+        """
+        return self._many.pop_into(buffer)
+
+    def drain(self, limit: int | None = None) -> "Iterator[T]":
+        """Yields elements, taking many at once, until the map is empty or `limit` were yielded.
+
+        `limit` is max_entries unless given: a drain ends also while others go on pushing. If the loop is left early,
+        what was taken and not yielded comes first in the next call.
+        """
+        return self._many.drain(self.max_entries if limit is None else _count("limit", limit), self)
+
+    def follow(self, poll: float = POLL) -> "Follow[T]":
+        """Elements as they arrive, for ever: for `for` and for `async for`.
+
+        Nothing wakes a waiter, so this asks again and again: after an eighth of the time that nothing came, but no
+        later than `poll` seconds (0.05: below 1 % of a CPU). Elements are taken many at once. What was taken when the
+        loop is left comes first in the next call, here or in pop(). In `async for`, cancelling loses nothing.
+
+        Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
+        """
+        return Follow(self.drain, poll)
+
+    @property
+    def bulk(self) -> Status:
+        """How push_many() and the like work here: `in_kernel` True (a BPF program), False (a call for each element), or
+        None (not tried yet, or there was no descriptor or memory: the next call tries again), and `why`."""
+        if (access := access_of(self.fileno())) == "r":
+            return Status(False, f'the descriptor has access="{access}"')
+        if is_frozen(self._fd):
+            return Status(False, "the map is frozen")
+        return self._many.status
+
+    # Looking without taking
+
+    def qsize(self) -> int:
+        """How many elements the map holds, approximate while others push and pop.
+
+        bpf(2) does not tell: a BPF program reads it from the map's struct in the kernel. What take_held() would return
+        is no longer in the map, and not counted.
+
+        Raises NotPermitted without CAP_PERFMON, Unsupported where the kernel is older than 5.9 or has no BTF.
+        """
+        return self._inspected().qsize()
+
+    def snapshot(self) -> list[T]:
+        """The elements in pop order, left where they are; approximate while others push and pop.
+
+        Copies the whole ring, max_entries + 1 values, 1 MiB at a time. Raises what qsize() raises.
+        """
+        return [self._decode(element) for element in self._inspected().snapshot()]
+
+    def _inspected(self) -> "Inspector":
+        self.fileno()
+        if self._inspector is None:
+            from rawbpf.maps.qsize import Inspector
+
+            # Another thread may be first.
+            self.__dict__.setdefault("_inspector", Inspector(self.fileno, self._info))
+        assert self._inspector is not None
+        return self._inspector
+
+    # Elements that were taken out of the kernel and not handed over
+
+    def take_held(self) -> list[bytes]:
+        """Hands over, as raw bytes, what was taken out of the kernel and did not reach a caller; normally nothing.
+
+        The way out when a codec can't decode an element: pop() would offer the same one again.
+        """
+        return self._many.take_held()
+
+    def _pop_held(self, default: Any) -> Any:
+        values = self._many.pop_many(1)
+        if values:
+            return values[0]
+        if default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -errno.ENOENT)
+
+    # The map itself
+
+    def info(self) -> MapInfo:
+        """What the kernel says of the map now (BPF_OBJ_GET_INFO_BY_FD)."""
+        return syscall.obj_get_info_by_fd(self.fileno())
+
+    @property
+    def id(self) -> int:
+        """The map's number, system-wide, until it is freed."""
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        """The map's name, "" if it has none."""
+        return self._info.name
+
+    @property
+    def value_size(self) -> int:
+        """Length of a value in bytes."""
+        return self._value_size
+
+    @property
+    def max_entries(self) -> int:
+        """How many elements the map holds at most."""
+        return self._info.max_entries
+
+    @property
+    def map_flags(self) -> MapFlag:
+        """The flags it was created with, without BPF_F_RDONLY and BPF_F_WRONLY, which belong to a descriptor."""
+        return self._info.map_flags
+
+    def pin(self, path: StrPath) -> None:
+        """Gives the map a path in a bpffs (BPF_OBJ_PIN), mode 0600, where it lives until os.unlink(path).
+
+        Raises AlreadyExists, NotFound (no such directory), NotPermitted (not in a bpffs, or a '.' in the last part).
+        """
+        syscall.obj_pin(self.fileno(), path)
+
+    def freeze(self) -> None:
+        """Ends push and pop from user space for good (BPF_MAP_FREEZE); peek and BPF programs go on. Linux 5.2.
+
+        Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
+        """
+        syscall.map_freeze(self.fileno())
+
+    # The descriptor
+
+    def fileno(self) -> int:
+        """The descriptor. There is no readiness to wait for: poll() reports POLLERR at once, empty or not."""
+        return super().fileno()
+
+    def detach(self) -> int:
+        """Gives the descriptor away: the caller closes it, this object counts as closed."""
+        fd = self.fileno()
+        self._fd = -1
+        self._warn_of(self._release())
+        return fd
+
+    def close(self) -> None:
+        """Closes the descriptor. The kernel frees the map with its last descriptor, pin and program. May be repeated.
+
+        Warns (RuntimeWarning) if elements were taken out of the kernel and not handed over: see take_held(). Raises
+        RuntimeError, and closes nothing, in a codec or signal handler that runs within a bulk call on the map.
+        """
+        if self._fd >= 0:
+            self._many.check_free()
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        try:
+            held = self._release()
+        finally:
+            os.close(fd)
+        self._warn_of(held)
+
+    def _warn_of(self, held: int) -> None:
+        if held:
+            what = f"{held} elements of {self!r} were popped and never handed over"
+            warnings.warn(what, RuntimeWarning, stacklevel=3)
+
+    def _release(self) -> int:
+        """Closes what bulk calls and qsize() opened; returns how many elements are held."""
+        lib.map_retire(self._map)
+        if self._inspector is not None:
+            self._inspector.close()
+        return self._many.close()
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        if self._fd < 0:
+            return f"<{kind} {self.name!r} closed>" if hasattr(self, "_info") else f"<{kind} closed>"
+        sizes = f"value_size={self.value_size} max_entries={self.max_entries}"
+        return f"<{kind} {self.name!r} fd={self._fd} id={self.id} {sizes}>"
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        # Only multiprocessing, while it starts a child, can give that child a descriptor.
+        context = sys.modules.get("multiprocessing.context")
+        if context is None or context.get_spawning_popen() is None:
+            raise TypeError(f"a {type(self).__name__} is a descriptor of this process: pin it, or rawbpf.send_map() it")
+        from multiprocessing.reduction import DupFd
+
+        return _in_child, (type(self), DupFd(self.fileno()), self._codec)
+
+    def _failure(self, cmd: Cmd, result: int) -> Exception:
+        return syscall.element_error(cmd, result, self._fd, self._info)
+
+
+class Queue(Map[T]):
+    r"""A queue in the kernel (BPF_MAP_TYPE_QUEUE): first in, first out.
+
+    >>> with Queue(4, 10, name="sample_queue") as q:
+    ...     q.push(b"\x01\x00\x00\x00")
+    ...     q.pop()
+    b'\x01\x00\x00\x00'
+    """
+
+    map_type = MapType.BPF_MAP_TYPE_QUEUE
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: "Queue[bytes]", value: int, max_entries: int, **options: Unpack[Options]) -> None: ...
+        @overload
+        def __init__(
+            self: "Queue[Any]",
+            value: "str | struct.Struct | type[ctypes._CData]",
+            max_entries: int,
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(self, value: Codec[T], max_entries: int, **options: Unpack[Options]) -> None: ...
+        def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
+
+
+class Stack(Map[T]):
+    """A stack in the kernel (BPF_MAP_TYPE_STACK): last in, first out.
+
+    >>> with Stack("<IH", 128) as s:
+    ...     s.push((7, 80))
+    ...     s.pop()
+    (7, 80)
+    """
+
+    map_type = MapType.BPF_MAP_TYPE_STACK
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: "Stack[bytes]", value: int, max_entries: int, **options: Unpack[Options]) -> None: ...
+        @overload
+        def __init__(
+            self: "Stack[Any]",
+            value: "str | struct.Struct | type[ctypes._CData]",
+            max_entries: int,
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(self, value: Codec[T], max_entries: int, **options: Unpack[Options]) -> None: ...
+        def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
+
+
+_CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
+    MapType.BPF_MAP_TYPE_QUEUE: Queue,
+    MapType.BPF_MAP_TYPE_STACK: Stack,
+}
+
+
+def open_map(spec: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
+    """Opens a map as the Queue or Stack that the kernel says it is.
+
+    Args:
+        spec: A pin's path, "id:294", or "name:events". (A relative path that begins so: "./id:294".)
+        value, access: As in Queue.open().
+
+    Raises what Queue.open(), from_id() and from_name() raise.
+
+    >>> with Stack("<I", 3) as s, open_map(f"id:{s.id}", "<I") as same:
+    ...     s.push(7)
+    ...     type(same).__name__, same.pop()
+    ('Stack', 7)
+    """
+    kind, _, rest = os.fsdecode(spec).partition(":")
+    if kind == "id" and rest:
+        if not rest.isdecimal():
+            raise ValueError(f"{rest!r} is not a map's id")
+        fd = syscall.map_get_fd_by_id(int(rest), _open_flags(access))
+    elif kind == "name" and rest:
+        fd = syscall.map_get_fd_by_id(_id_of(rest), _open_flags(access))
+    else:
+        fd = syscall.obj_get(spec, _open_flags(access))
+    try:
+        return map_from_fd(fd, value)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def map_from_fd(fd: int, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
+    """Takes over a descriptor, as the Queue or Stack that the kernel says it is; see Queue.from_fd()."""
+    syscall.check_fd(fd)
+    info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
+    return _CLASSES[info.type].from_fd(fd, value)
+
+
+def maps() -> Iterator[MapInfo]:
+    """Every queue and stack on the system, by ascending id; needs CAP_SYS_ADMIN, else NotPermitted. Linux 4.13.
+
+    >>> with Queue(4, 8, name="listed") as q:
+    ...     [info.max_entries for info in maps() if info.id == q.id]
+    [8]
+    """
+    for map_id in syscall.map_ids():
+        try:
+            fd = syscall.map_get_fd_by_id(map_id)
+        except NotFound:
+            # Freed since its id was listed.
+            continue
+        try:
+            info = syscall.obj_get_info_by_fd(fd)
+        finally:
+            os.close(fd)
+        if info.type in _CLASSES:
+            yield info
+
+
+def _in_child(kind: "type[S]", duplicate: Any, codec: Codec[Any]) -> "S":
+    """The map that a multiprocessing child was given with its arguments."""
+    m = kind._from_new_fd(duplicate.detach, codec)
+    os.set_inheritable(m.fileno(), False)
+    return m
+
+
+def _id_of(name: str, map_type: MapType | None = None) -> int:
+    if not 0 < len(name) < BPF_OBJ_NAME_LEN:
+        raise ValueError(f"{name!r} can't be a map's name: those have 1 to 15 characters")
+    found = [info for info in maps() if info.name == name]
+    fitting = [info for info in found if map_type in (None, info.type)]
+    if len(fitting) > 1:
+        ids = ", ".join(str(info.id) for info in fitting)
+        raise ValueError(f"{len(fitting)} maps are named {name!r} (ids {ids}): use from_id()")
+    if fitting:
+        return fitting[0].id
+    if found:
+        raise TypeError(f"{syscall.describe(found[0])} is no {_CLASSES[map_type or 0].__name__}")
+    raise bpf_error(Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT, subject=f"queue or stack map is named {name!r}")
+
+
+def _codec_by_btf(info: MapInfo) -> Codec[Any]:
+    from rawbpf.values.map_btf import codec_of
+
+    return codec_of(info)
+
+
+def _described(codec: Codec[Any], token_fd: int | None) -> "AbstractContextManager[tuple[int, int, int]]":
+    from rawbpf.values.map_btf import described
+
+    return described(codec, token_fd)
+
+
+def _open_flags(access: str) -> int:
+    try:
+        return _ACCESS[access]
+    except KeyError:
+        raise ValueError(f'access is "rw", "r" or "w", not {access!r}') from None
+
+
+def _count(name: str, number: SupportsIndex) -> int:
+    count = operator.index(number)
+    if count < 0:
+        raise ValueError(f"{name} must not be negative")
+    return count
+
+
+def _after_fork_in_child() -> None:
+    for each in _all_maps:
+        each._many.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""Seeing what happens: the tracer, attrs drawn, the simulated kernel, the doctor."""

@@ -1,0 +1,1 @@
+"""BPF instructions, programs loaded into the kernel, and what they are attached to."""

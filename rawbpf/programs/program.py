@@ -1,0 +1,308 @@
+"""Program: BPF instructions loaded into the kernel and run there, through bpf(2) alone.
+
+Sources: bpf(2), kernel/bpf/syscall.c (bpf_prog_load), net/bpf/test_run.c, Documentation/bpf/bpf_prog_run.rst.
+"""
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from rawbpf import syscall
+from rawbpf.abi import AttachType, Cmd, ProgType
+from rawbpf.abi.door import ffi, lib
+from rawbpf.btf.reader import Kind, vmlinux
+from rawbpf.programs.asm import Item, assemble
+from rawbpf.syscall import memlock
+from rawbpf.syscall.descriptor import Descriptor
+from rawbpf.syscall.errors import BpfError, bpf_error
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from rawbpf.abi._native import CData
+    from rawbpf.programs.link import Link, Target
+
+# A kernel must not be sent non-zero bytes that it does not know; behind the last field that is used all are zero.
+_LOAD_SIZE = 128
+TEST_RUN_SIZE = 64
+
+# PROG_LOAD is EAGAIN when a signal arrives while the verifier is at work.
+_LOAD_TRIES = 10
+_LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
+
+ATTACHED_BY_BTF = (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM)
+_RAW_TRACEPOINTS = (ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+
+# The kernel wants an Ethernet header of the packet that a socket filter is run over.
+ETH_HLEN = 14
+
+
+class VerifierError(BpfError):
+    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason.
+
+    >>> from rawbpf.programs.asm import exit_
+    >>> try:
+    ...     Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [exit_()])
+    ... except VerifierError as error:
+    ...     "R0 !read_ok" in error.log
+    True
+    """
+
+    log = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.log}" if self.log else super().__str__()
+
+
+class RunResult(NamedTuple):
+    """What a run gave: the program's return value, nanoseconds of one run, the packet and the context afterwards."""
+
+    retval: int
+    duration: int
+    data: bytes
+    ctx: bytes
+
+
+class FuncInfo(NamedTuple):
+    """Which BTF function (id) begins at which instruction: the verifier asks for it where a function is a callback."""
+
+    instruction: int
+    type_id: int
+
+
+class LineInfo(NamedTuple):
+    """Which line of C an instruction comes from, for the verifier's log and bpftool: file name and text are offsets of
+    BTF strings, `line_col` is line << 10 | column."""
+
+    instruction: int
+    file_name_off: int
+    line_off: int
+    line_col: int
+
+
+class Program(Descriptor):
+    """A loaded BPF program. Holds one descriptor; close it or use `with`.
+
+    >>> from rawbpf.programs.asm import R0, exit_, mov
+    >>> with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [mov(R0, 7), exit_()]) as program:
+    ...     program.run(bytes(ETH_HLEN)).retval
+    7
+    """
+
+    def __init__(
+        self,
+        prog_type: ProgType,
+        instructions: "Iterable[Item] | bytes",
+        *,
+        name: str = "",
+        license: str = "GPL",  # noqa: A002
+        flags: int = 0,
+        expected_attach_type: int = 0,
+        btf_fd: int = 0,
+        func_info: Sequence[FuncInfo] = (),
+        line_info: Sequence[LineInfo] = (),
+        attach_to: str = "",
+        attach_btf_id: int = 0,
+        attach_btf_obj_fd: int = 0,
+        attach_prog_fd: int = 0,
+    ) -> None:
+        """Loads the program (BPF_PROG_LOAD).
+
+        Args:
+            prog_type: What kind of program: decides its context, its helpers and where it may be attached.
+            instructions: Instructions and labels (rawbpf.programs.asm), or the 8 bytes of each.
+            name: At most 15 characters of [A-Za-z0-9_.].
+            license: "GPL" gives access to all helpers; those of queue and stack maps need no particular one.
+            flags: prog_flags, such as BPF_F_SLEEPABLE.
+            expected_attach_type: For program types that want it.
+            btf_fd, func_info, line_info: BTF of the functions, needed for callbacks, and of their lines; Linux 5.0.
+            attach_to: The name of what attach() will attach to. Types TRACING and LSM must have it: a kernel function,
+                a tracepoint, an LSM hook, a kind of object to iterate over ("do_nanosleep", "sys_enter", "file_open",
+                "task"), looked up in the kernel's BTF; Linux 5.5. For a raw tracepoint it saves attach() the target.
+            attach_btf_id: Instead of attach_to, the id of its BTF type.
+            attach_btf_obj_fd: The BTF which that id is in, where it is not the kernel's but a module's; Linux 5.11.
+            attach_prog_fd: The program which it is in, where it is a program's; Linux 5.5.
+
+        Raises:
+            LookupError: The kernel's BTF does not know `attach_to`; OSError if it was built without BTF.
+            VerifierError: The kernel refused the program; the verifier's log is in the exception.
+            NotPermitted: No CAP_BPF, or the type needs CAP_NET_ADMIN or CAP_PERFMON as well (EPERM).
+        """
+        code = instructions if isinstance(instructions, bytes) else assemble(instructions)
+        if len(code) % 8:
+            raise ValueError(f"{len(code)} bytes of instructions: each has 8")
+        syscall.check_name(name)
+        keep = [ffi.new("char[]", code), ffi.new("char[]", license.encode())]
+        fields = {
+            "prog_type": prog_type,
+            "insn_cnt": len(code) // 8,
+            "insns": _address(keep[0]),
+            "license": _address(keep[1]),
+            "prog_flags": flags,
+            "prog_name": name.encode(),
+            "expected_attach_type": expected_attach_type,
+            "attach_btf_id": attach_btf_id,
+        }
+        for what, records in (("func_info", func_info), ("line_info", line_info)):
+            if records:
+                numbers = ffi.new("uint32_t[]", [number for record in records for number in record])
+                keep.append(numbers)
+                fields |= {
+                    "prog_btf_fd": btf_fd,
+                    f"{what}_rec_size": 4 * len(records[0]),
+                    what: _address(numbers),
+                    f"{what}_cnt": len(records),
+                }
+        if attach_to and prog_type in ATTACHED_BY_BTF:
+            fields["attach_btf_id"] = _attach_btf_id(expected_attach_type, attach_to)
+        # One field of two names: a BTF's descriptor, or a program's.
+        if attach_btf_obj_fd or attach_prog_fd:
+            fields["attach_prog_fd"] = syscall.check_fd(attach_btf_obj_fd or attach_prog_fd)
+        attr = syscall.bpf_attr(**fields)
+        self.name = name
+        self.prog_type = ProgType(prog_type)
+        self.expected_attach_type = AttachType(expected_attach_type)
+        self.attach_to = attach_to
+        result = _load(attr)
+        if result < 0:
+            raise _explain(attr, result, name)
+        self._fd = result
+
+    def run(self, data: "Buffer" = b"", *, ctx: "Buffer | None" = None, repeat: int = 1) -> RunResult:
+        """Runs the program once, or `repeat` times, in the kernel (BPF_PROG_TEST_RUN). Linux 4.12; ctx 5.2.
+
+        Args:
+            data: The packet for a network program, at least 14 bytes.
+            ctx: The context, as the program type has it; written back into the result.
+            repeat: How many times; must be 1 for BPF_PROG_TYPE_SYSCALL.
+
+        Raises BpfError: EINVAL for data or ctx that the program type does not take, ENOTSUPP (524) for types that
+        can't be run this way; NotPermitted.
+        """
+        packet, out = bytearray(data), bytearray()
+        context = None if ctx is None else bytearray(ctx)
+        attr = syscall.bpf_attr(test={"prog_fd": self.fileno()})
+        test = attr.test
+        # A syscall program takes neither a packet nor a number of runs.
+        if packet:
+            out = bytearray(len(packet) + 256)
+            test.data_in, test.data_size_in = syscall.pointer(packet), len(packet)
+            test.data_out, test.data_size_out = syscall.pointer(out), len(out)
+            test.repeat = repeat
+        if context:
+            test.ctx_in, test.ctx_size_in = syscall.pointer(context), len(context)
+            if packet:
+                test.ctx_out, test.ctx_size_out = syscall.pointer(context), len(context)
+        result = lib.bpf(Cmd.BPF_PROG_TEST_RUN, attr, TEST_RUN_SIZE)
+        if result < 0:
+            raise bpf_error(Cmd.BPF_PROG_TEST_RUN, -result, subject=repr(self))
+        packet_out = bytes(out[: test.data_size_out]) if packet else b""
+        return RunResult(test.retval, test.duration, packet_out, bytes(context or b""))
+
+    def attach(
+        self, target: "Target" = None, *, attach_type: int | None = None, flags: int = 0, cookie: int = 0
+    ) -> "Link":
+        """Attaches the program, which runs from now on: at its tracepoint, for its cgroup's sockets, and so on.
+
+        Args:
+            target: A raw tracepoint: its name, without the category; None if attach_to said it at load. A cgroup type:
+                the folder of a cgroup (cgroup2), as path or descriptor. A flow dissector, SK_LOOKUP: a network
+                namespace, as path (/proc/self/ns/net) or descriptor. XDP, SCHED_CLS: an interface, as name or index.
+                TRACING and LSM: None.
+            attach_type: Where the program was not loaded for one: SCHED_CLS has BPF_TCX_INGRESS and BPF_TCX_EGRESS.
+            flags: Of BPF_LINK_CREATE: AttachFlag bits, of XDP XDP_FLAGS_SKB_MODE (2) or XDP_FLAGS_DRV_MODE (4).
+            cookie: A number that the program reads with bpf_get_attach_cookie(): raw tracepoints, tp_btf (Linux 6.10),
+                functions (5.19).
+
+        Returns the link. The program is attached until the link's last descriptor is closed, and longer if it is
+        pinned: `with program.attach("sched_process_exec"): ...`
+
+        Raises:
+            AlreadyExists: Something is attached there already, and there is room for one (EBUSY, EEXIST).
+            NotFound: There is no such tracepoint (ENOENT), no such interface (ENODEV).
+            NotPermitted: EPERM.
+            Unsupported: This interface does not take it (EOPNOTSUPP).
+            OSError: The target's path can't be opened.
+            BpfError: The kernel is too old for it, or does not take this program there (EINVAL); E2BIG, EBADF.
+            TypeError, ValueError: An argument that this type of program has not; a type that bpf(2) alone can't attach
+                (kprobes, tracepoints and perf events need perf_event_open(2)).
+
+        Linux 4.17 for raw tracepoints, 5.5 for TRACING, 5.7 for LSM and cgroups, 5.8 for flow dissectors and iterators,
+        5.9 for SK_LOOKUP and XDP, 6.6 for SCHED_CLS. Needs CAP_BPF, and CAP_PERFMON for what traces, CAP_NET_ADMIN
+        for cgroups, flow dissectors and interfaces.
+        """
+        from rawbpf.programs.link import attach
+
+        return attach(self, target, attach_type, flags, cookie)
+
+    def attach_raw_tracepoint(self, name: str, *, cookie: int = 0) -> "Link":
+        """attach() for a program of type RAW_TRACEPOINT; TypeError for another."""
+        if self.prog_type not in _RAW_TRACEPOINTS:
+            raise TypeError(f"{self!r} is not attached to a raw tracepoint")
+        return self.attach(name, cookie=cookie)
+
+    def pin(self, path: syscall.StrPath) -> None:
+        """Gives the program a path in a bpffs (BPF_OBJ_PIN), where it lives until os.unlink(path)."""
+        syscall.obj_pin(self.fileno(), path)
+
+    def __repr__(self) -> str:
+        state = f"fd={self._fd}" if self._fd >= 0 else "closed"
+        return f"<Program {self.name!r} {self.prog_type.name} {state}>"
+
+
+def _load(attr: "CData") -> int:
+    """BPF_PROG_LOAD, retried when a signal disturbed the verifier."""
+    result = 0
+    for _ in range(_LOAD_TRIES):
+        result = syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE)
+        if result != -errno.EAGAIN:
+            break
+    if result == -errno.EPERM:
+        result, _ = memlock.retry(result, lambda: syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
+    return result
+
+
+def _explain(attr: "CData", result: int, name: str) -> BpfError:
+    """Loads again with a log, a larger one while it does not fit (ENOSPC)."""
+    log = b""
+    again = result
+    if result not in (-errno.EPERM, -errno.EMFILE, -errno.ENFILE):
+        attr.log_level = 1
+        for size in _LOG_SIZES:
+            buffer = ffi.new("char[]", size)
+            attr.log_buf, attr.log_size = _address(buffer), size
+            again = _load(attr)
+            log = ffi.string(buffer)
+            if again != -errno.ENOSPC:
+                break
+        if again >= 0:
+            os.close(again)
+    error = bpf_error(Cmd.BPF_PROG_LOAD, -result, subject=f"program {name!r}")
+    if type(error) is not BpfError or not log:
+        return error
+    refused = VerifierError(-result, f"the verifier refused program {name!r}", Cmd.BPF_PROG_LOAD)
+    refused.log = log.decode("utf-8", "replace").rstrip("\n")
+    return refused
+
+
+# How the kernel's BTF names what a program can be attached to. Others are functions by their own names.
+_IN_BTF = {
+    AttachType.BPF_TRACE_RAW_TP: (Kind.TYPEDEF, "btf_trace_"),
+    AttachType.BPF_TRACE_ITER: (Kind.FUNC, "bpf_iter_"),
+    AttachType.BPF_LSM_MAC: (Kind.FUNC, "bpf_lsm_"),
+    AttachType.BPF_LSM_CGROUP: (Kind.FUNC, "bpf_lsm_"),
+}
+
+
+def _attach_btf_id(attach_type: int, name: str) -> int:
+    """The id of a function, tracepoint, hook or kind of object in the kernel's BTF."""
+    kind, prefix = _IN_BTF.get(AttachType(attach_type), (Kind.FUNC, ""))
+    try:
+        return vmlinux().find(kind, prefix + name).id
+    except KeyError:
+        raise LookupError(f"this kernel's BTF has no {prefix + name!r} to attach to") from None
+
+
+def _address(buffer: "CData") -> int:
+    return int(ffi.cast("uintptr_t", buffer))

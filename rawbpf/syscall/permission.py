@@ -1,0 +1,344 @@
+"""What this process may do: read from /proc, and only after the kernel has said no.
+
+A Cause says why, what would permit it, and whether the evidence shows it or only suggests it. A missing /proc means
+"not known". The error's one line, and what doctor.py prints, are the same Cause.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import re
+from enum import IntEnum
+from typing import NamedTuple
+
+from rawbpf.abi import Cmd, MapType, door
+from rawbpf.abi.door import ffi, lib
+
+
+class Capability(IntEnum):
+    """The capabilities bpf(2) asks for. Source: include/uapi/linux/capability.h."""
+
+    CAP_NET_ADMIN = 12
+    CAP_SYS_ADMIN = 21
+    CAP_SYS_RESOURCE = 24
+    CAP_PERFMON = 38
+    CAP_BPF = 39
+
+
+def _simulated(path: str) -> str | None:
+    """What the simulated kernel has in its /proc; None if there is none, or if it has nothing of its own to say."""
+    kernel = door.simulated
+    return None if kernel is None else kernel.proc(path)
+
+
+def read_proc(path: str) -> str | None:
+    """A file in /proc; None where it can't be read."""
+    text = _simulated(path)
+    if text is not None:
+        return text
+    try:
+        with open(path, errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def kernel_version() -> tuple[int, int]:
+    """The running kernel's version, (6, 18) for "6.18.3-arch1"; distributions append what they like."""
+    release = _simulated("/proc/sys/kernel/osrelease") or os.uname().release
+    major, minor = re.findall(r"\d+", release)[:2]
+    return int(major), int(minor)
+
+
+def proc_fields(path: str) -> dict[str, str]:
+    """The `name: value` lines of a file in /proc; empty where it can't be read."""
+    lines = (read_proc(path) or "").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def has_capability(capability: Capability) -> bool | None:
+    """Whether the capability is effective here; None if /proc does not tell."""
+    effective = proc_fields("/proc/self/status").get("CapEff")
+    return None if effective is None else bool(int(effective, 16) >> capability & 1)
+
+
+def in_initial_user_namespace() -> bool | None:
+    """Whether user ids are the machine's own; inside a user namespace capabilities do not reach bpf(2)."""
+    if door.simulated is not None:
+        return True
+    try:
+        # The kernel gives the first one this number on every machine (PROC_USER_INIT_INO).
+        return os.stat("/proc/self/ns/user").st_ino == 0xEFFFFFFD
+    except OSError:
+        return None
+
+
+def access_of(fd: int) -> str:
+    """How a map's descriptor was opened: "r", "w" or "rw"."""
+    return {os.O_RDONLY: "r", os.O_WRONLY: "w"}.get(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE, "rw")
+
+
+def is_frozen(fd: int) -> bool | None:
+    """Whether BPF_MAP_FREEZE was called on the map; None if /proc does not tell (fdinfo says it since 5.2)."""
+    frozen = proc_fields(f"/proc/self/fdinfo/{fd}").get("frozen")
+    return None if frozen is None else frozen == "1"
+
+
+def file_system_of(path: str) -> str | None:
+    """The type of the file system that holds a path ("bpf", "ext4"); None if /proc does not tell."""
+    try:
+        device = os.stat(path).st_dev
+        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+            entries = [line.split() for line in file]
+    except OSError:
+        return None
+    number = f"{os.major(device)}:{os.minor(device)}"
+    # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: the type stands behind the dash.
+    return next((entry[entry.index("-") + 1] for entry in entries if entry[2] == number), None)
+
+
+def token_masks(fd: int) -> dict[str, int] | None:
+    """What a BPF token delegates: bit masks "cmds", "maps", "progs" and "attachs"; None if fdinfo does not tell."""
+    fields = proc_fields(f"/proc/self/fdinfo/{fd}")
+    names = ("cmds", "maps", "progs", "attachs")
+    if f"allowed_{names[0]}" not in fields:
+        return None
+    words = {name: fields[f"allowed_{name}"] for name in names}
+    return {name: 2**64 - 1 if word == "any" else int(word, 16) for name, word in words.items()}
+
+
+def unprivileged_bpf_disabled() -> int | None:
+    """The sysctl kernel.unprivileged_bpf_disabled: 0 open, 1 closed for good, 2 closed; None if it is not there."""
+    try:
+        with open("/proc/sys/kernel/unprivileged_bpf_disabled") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def security_modules() -> list[str]:
+    """The active Linux security modules; empty if securityfs does not tell."""
+    try:
+        with open("/sys/kernel/security/lsm") as file:
+            return file.read().strip().split(",")
+    except OSError:
+        return []
+
+
+def seccomp_refuses(cmd: Cmd) -> bool | None:
+    """Whether a seccomp filter answers EPERM to this command before the kernel sees it; None if that can't be told.
+
+    An attr longer than a page is E2BIG on every kernel: one that answers EPERM to it did not get to see it. But before
+    6.5 (creation and load) and before 5.19 (all commands) the kernel looked at the privilege first.
+    """
+    mode = proc_fields("/proc/self/status").get("Seccomp")
+    if mode in (None, "0"):
+        return None if mode is None else False
+    privileged = is_privileged(Capability.CAP_BPF) and in_initial_user_namespace()
+    if not privileged and kernel_version() < (5, 19):
+        return None
+    asked = int(cmd) if privileged or kernel_version() >= (6, 5) else _IMPOSSIBLE
+    size = mmap.PAGESIZE + 1
+    return lib.bpf(asked, ffi.new("char[]", size), size) == -errno.EPERM
+
+
+# A command that no kernel has; bit 16 is taken (BPF_COMMON_ATTRS).
+_IMPOSSIBLE = 9999
+
+
+def is_privileged(capability: Capability) -> bool | None:
+    """Whether this process has the capability or CAP_SYS_ADMIN, which stands for all of BPF's; None if not known."""
+    return has_capability(capability) or has_capability(Capability.CAP_SYS_ADMIN)
+
+
+class Cause(NamedTuple):
+    """Why something is not permitted.
+
+    `kind` is one word for programs, `text` what is the matter, `help` what would permit it; `certain` False marks a
+    guess. `capability` is what is missing, where one is.
+    """
+
+    kind: str
+    text: str
+    help: str
+    certain: bool = True
+    capability: Capability | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.help}{'' if self.certain else ' (a guess)'}"
+
+
+_ELEMENT_ACCESS = {
+    Cmd.BPF_MAP_UPDATE_ELEM: ("push", "w"),
+    Cmd.BPF_MAP_LOOKUP_ELEM: ("peek", "r"),
+    Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM: ("pop", "rw"),
+    Cmd.BPF_MAP_FREEZE: ("freeze", "w"),
+}
+
+_WORDS = {"r": "read-only", "w": "write-only"}
+
+_ID_COMMANDS = frozenset(cmd for cmd in Cmd if cmd.name.endswith(("_GET_NEXT_ID", "_GET_FD_BY_ID")))
+
+# These ask for no capability, of whoever has the descriptor or the permission for the path.
+_OPEN_COMMANDS = frozenset(
+    {
+        Cmd.BPF_MAP_UPDATE_ELEM,
+        Cmd.BPF_MAP_LOOKUP_ELEM,
+        Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM,
+        Cmd.BPF_OBJ_PIN,
+        Cmd.BPF_OBJ_GET,
+        Cmd.BPF_OBJ_GET_INFO_BY_FD,
+        Cmd.BPF_PROG_TEST_RUN,
+        Cmd.BPF_LINK_UPDATE,
+        Cmd.BPF_LINK_DETACH,
+        Cmd.BPF_ITER_CREATE,
+    }
+)
+
+# What these make was charged to RLIMIT_MEMLOCK before 5.11.
+_CHARGED = (Cmd.BPF_MAP_CREATE, Cmd.BPF_PROG_LOAD, Cmd.BPF_BTF_LOAD)
+
+# What these may ask for besides depends on the type of the program.
+_WANTED_BESIDES = {
+    Cmd.BPF_PROG_LOAD: (Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN),
+    Cmd.BPF_RAW_TRACEPOINT_OPEN: (Capability.CAP_PERFMON,),
+    Cmd.BPF_LINK_CREATE: (Capability.CAP_NET_ADMIN,),
+}
+
+
+def why_not_permitted(
+    cmd: Cmd,
+    fd: int | None = None,
+    *,
+    path: str | None = None,
+    token_fd: int | None = None,
+    map_type: MapType | None = None,
+) -> Cause:
+    """The cause of an EPERM that `cmd` just answered, from evidence.
+
+    `fd` is the map of an element command, `path` that of a pin, `token_fd` the token of a creation and `map_type` what
+    was to be created. "The cause is not visible" is an answer too.
+    """
+    return (
+        (_why_map_refused(cmd, fd) if fd is not None else None)
+        or (_why_path_refused(cmd, path) if path is not None else None)
+        or (_why_token_refused(cmd, token_fd, map_type) if token_fd is not None else None)
+        or _why_process_refused(cmd)
+    )
+
+
+def lacking(capability: Capability, certain: bool = True) -> Cause:
+    """The cause "this process has not that capability"."""
+    name, word = capability.name, capability.name.removeprefix("CAP_")
+    return Cause(
+        "capability",
+        f"this process has no {name}",
+        f"run it as root, or grant it (docker run --cap-add {word}, systemd AmbientCapabilities={name})",
+        certain,
+        capability,
+    )
+
+
+def _why_map_refused(cmd: Cmd, fd: int) -> Cause | None:
+    # Before 6.5 freezing needs CAP_BPF and no writable descriptor.
+    if cmd not in _ELEMENT_ACCESS or (cmd == Cmd.BPF_MAP_FREEZE and kernel_version() < (6, 5)):
+        return None
+    verb, needed = _ELEMENT_ACCESS[cmd]
+    access = access_of(fd)
+    if not set(needed) <= set(access):
+        text = f'the descriptor is {_WORDS[access]} and {verb} needs access="{needed}"'
+        return Cause("descriptor", text, "open the map again with that")
+    if needed != "r" and is_frozen(fd):
+        what = " already" if cmd == Cmd.BPF_MAP_FREEZE else f": {verb} from user space is over for good"
+        return Cause("frozen", f"the map is frozen{what}", "peek and BPF programs go on")
+    return None
+
+
+def _why_path_refused(cmd: Cmd, path: str) -> Cause | None:
+    folder, name = os.path.split(os.path.abspath(path))
+    file_system = file_system_of(folder)
+    if cmd == Cmd.BPF_OBJ_PIN and file_system not in (None, "bpf"):
+        text = f"{folder!r} is on {file_system}, and a pin lives in a bpffs"
+        return Cause("bpffs", text, "mount one (mount -t bpf bpf /sys/fs/bpf)")
+    if file_system == "bpf" and "." in name:
+        return Cause("name", f"the name {name!r} has a '.', which a bpffs keeps for itself", "choose another")
+    return None
+
+
+def _why_token_refused(cmd: Cmd, token_fd: int, map_type: MapType | None) -> Cause | None:
+    """A token that does not delegate what is asked for is ignored without a word."""
+    masks = token_masks(token_fd)
+    if masks is not None:
+        wanted = [("cmds", cmd), ("maps", map_type)] if map_type is not None else [("cmds", cmd)]
+        for what, bit in wanted:
+            if bit is not None and not masks[what] >> bit & 1:
+                text = f"the token does not delegate {bit.name}, and is ignored"
+                return Cause("token", text, f"mount its bpffs with it in delegate_{what}")
+    if is_privileged(Capability.CAP_BPF) is False:
+        text = "a token counts only with CAP_BPF in its user namespace"
+        return Cause("token", text, "give the process that capability there", capability=Capability.CAP_BPF)
+    return None
+
+
+def needed_capability(cmd: Cmd) -> Capability:
+    """What `cmd` asks for on this kernel; CAP_SYS_ADMIN always is enough."""
+    return Capability.CAP_SYS_ADMIN if cmd in _ID_COMMANDS or kernel_version() < (5, 8) else Capability.CAP_BPF
+
+
+def is_capable(cmd: Cmd) -> bool | None:
+    """Whether this process has the capability that `cmd` needs; None if /proc does not tell."""
+    return is_privileged(needed_capability(cmd))
+
+
+def _why_process_refused(cmd: Cmd) -> Cause:
+    needed, capable = needed_capability(cmd), is_capable(cmd)
+    refuses = seccomp_refuses(cmd)
+    if refuses:
+        also = f" (and this process has no {needed.name})" if capable is False else ""
+        return Cause("seccomp", f"a seccomp filter refuses bpf(2){also}", "allow the system call in the filter")
+    if cmd in _OPEN_COMMANDS:
+        return _why_open_command_refused(capable)
+    if cmd == Cmd.BPF_TOKEN_CREATE:
+        return _why_no_token()
+    if in_initial_user_namespace() is False:
+        text = f"{needed.name} counts only outside user namespaces"
+        return Cause("user-namespace", text, "use a BPF token, or a map made by a helper outside")
+    if capable is False:
+        return lacking(needed, certain=refuses is False)
+    if kernel_version() < (5, 11) and cmd in _CHARGED:
+        return Cause("memlock", "RLIMIT_MEMLOCK is too low for it", "ulimit -l, or run with CAP_SYS_RESOURCE", False)
+    for capability in _WANTED_BESIDES.get(cmd, ()):
+        if is_privileged(capability) is False:
+            return lacking(capability, certain=False)
+    return _not_visible()
+
+
+def _why_no_token() -> Cause:
+    if has_capability(Capability.CAP_BPF) is False:
+        text = "a token wants CAP_BPF in this user namespace"
+        return Cause("token", text, "give the process that capability", capability=Capability.CAP_BPF)
+    text = "the bpffs was not mounted for this user namespace"
+    return Cause("token", text, "mount one whose fsopen() was called in here", False)
+
+
+def _why_open_command_refused(capable: bool | None) -> Cause:
+    """A command that asks for no capability: up to 5.18 the sysctl closed it as well."""
+    closed = unprivileged_bpf_disabled()
+    if kernel_version() < (5, 19) and closed and not capable:
+        return Cause(
+            "sysctl",
+            f"kernel.unprivileged_bpf_disabled is {closed}, which before 5.19 closes all of bpf(2) without CAP_BPF",
+            "grant CAP_BPF, or sysctl kernel.unprivileged_bpf_disabled=0 (after 1 only a reboot helps)",
+        )
+    return _not_visible()
+
+
+def _not_visible() -> Cause:
+    modules = ", ".join(security_modules()) or "unknown"
+    return Cause(
+        "security-module",
+        "no cause is visible in /proc",
+        f"a security module may refuse it (active: {modules}), see its log (dmesg, journalctl -k)",
+        False,
+    )

@@ -1,0 +1,261 @@
+"""Without a compiler: the door in Python does what the compiled one does, and the installation does not need more."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+import rawbpf
+from rawbpf import Queue
+from rawbpf.abi import door, layout, python_door
+from rawbpf.abi._cdef import ffi as abi_ffi
+
+pytestmark = pytest.mark.alike
+
+ROOT = Path(__file__).parents[2]
+NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so", "_abi.py", "tests")
+
+
+def run(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+# The layout
+
+
+def places(ffi, owner: str, path: str) -> tuple[int, int]:
+    """The offset and the size that cffi gives to a field."""
+    ctype = "union bpf_attr" if owner.startswith("BPF_") else f"struct {owner}"
+    kind = ffi.typeof(ctype)
+    for part in path.split("."):
+        kind = dict(all_fields(kind))[part].type
+    return ffi.offsetof(ctype, *path.split(".")), ffi.sizeof(kind)
+
+
+def all_fields(kind):
+    """A type's fields by name, those of its anonymous members included."""
+    for name, field in kind.fields:
+        if name:
+            yield name, field
+        else:
+            yield from all_fields(field.type)
+
+
+@pytest.mark.parametrize("ffi", [abi_ffi, door.ffi], ids=["abi", "the door"])
+def test_every_field_is_where_the_text_says(ffi):
+    """What the compiler asserts of bpf.h in API mode holds for cffi's own view of it."""
+    checked = 0
+    for owner, fields in layout.load().items():
+        for field in fields:
+            assert places(ffi, owner, field.path) == (field.offset, field.size), (owner, field.path)
+            checked += 1
+    assert checked > 200
+    assert (ffi.sizeof("union bpf_attr"), ffi.sizeof("struct bpf_map_info")) == (168, 104)
+    assert ffi.sizeof("struct element") == ffi.offsetof("struct element", "value")
+
+
+# The functions
+
+
+def test_it_has_every_function_of_the_text():
+    """Each prototype at the end of bpf.h is a function here."""
+    text = ROOT.joinpath("rawbpf", "bpf.h")
+    text = text if text.exists() else Path(door.__file__).with_name("bpf.h")
+    declared = re.findall(r"^(?:int|void|char) \*?(\w+)\(", text.read_text(), re.MULTILINE)
+    assert len(declared) == 9
+    for name in declared:
+        assert callable(getattr(python_door, name))
+
+
+_CALLS = (
+    ("map_lookup_elem", "element"),
+    ("map_lookup_and_delete_elem", "element"),
+    ("map_update_elem", "map", b"abcd", 0),
+    ("map_update_elem", "map", b"abcd", 0),
+    ("map_update_elem", "map", b"efgh", 2),
+    ("map_update_elem", "map", b"efgh", 2**64 - 1),
+    ("map_update_elem", "closed", b"efgh", 0),
+    ("map_lookup_elem", "element"),
+    ("map_lookup_and_delete_elem", "element"),
+    ("map_lookup_and_delete_elem", "element"),
+)
+
+
+@pytest.mark.creates
+@pytest.mark.real_kernel(reason="it looks behind the door")
+def test_both_doors_answer_the_same():
+    """The commands of elements, full, empty and refused, have the same results through door.c and through Python."""
+    native = pytest.importorskip("rawbpf.abi._native", reason="the compiled extension is not installed")
+    answers = []
+    for ffi, lib in ((native.ffi, native.lib), (abi_ffi, python_door)):
+        with Queue(4, 1) as q:
+            memory = bytearray(ffi.sizeof("struct element") + 4)
+            element = ffi.from_buffer("struct element *", memory)
+            element.map = m = ffi.new("struct map *", {"fd": q.fileno()})
+            closed = ffi.new("struct map *", {"fd": -1})
+            seen = []
+            for name, *arguments in _CALLS:
+                given = [{"element": element, "map": m, "closed": closed}.get(word, word) for word in arguments]
+                seen.append((getattr(lib, name)(*given), element.taken, bytes(memory[-4:])))
+            seen.append(lib.bpf(9999, ffi.new("char[]", 8), 8))
+            seen.append(lib.bpf_syscall(9999, ffi.new("char[]", 8), 8))
+            answers.append(seen)
+    assert answers[0] == answers[1]
+    assert [answer[0] for answer in answers[0][:4]] == [-errno.ENOENT, -errno.ENOENT, 0, -errno.E2BIG]
+    assert [answer[1] for answer in answers[0][7:10]] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("arguments", [(2**31, 8), (-(2**31) - 1, 8), (1, -1), (1, 2**32)])
+def test_what_is_no_c_integer_is_refused(arguments):
+    """A command or size that bpf(2) can't be given raises OverflowError, as cffi does, and asks nobody."""
+    cmd, size = arguments
+    with pytest.raises(OverflowError):
+        python_door.bpf_syscall(cmd, abi_ffi.new("char[]", 8), size)
+
+
+def test_an_unknown_machine_is_said_to_be(monkeypatch):
+    """Where the number of bpf(2) is not known, every call says so, names the machine, and is ENOSYS."""
+    monkeypatch.setattr(python_door, "_NR_BPF", None)
+    with pytest.raises(OSError, match=f"the number of bpf.2. on {os.uname().machine}") as caught:
+        python_door.bpf_syscall(0, abi_ffi.NULL, 0)
+    assert caught.value.errno == errno.ENOSYS
+
+
+@pytest.mark.parametrize(
+    ("machine", "pointer_size", "number"),
+    [
+        ("x86_64", 8, 321),
+        ("x86_64", 4, 357),
+        ("i686", 4, 357),
+        ("i686", 8, 321),  # setarch i686 python3
+        ("aarch64", 8, 280),
+        ("aarch64", 4, 386),
+        ("armv7l", 4, 386),
+        ("riscv64", 8, 280),
+        ("loongarch64", 8, 280),
+        ("ppc64le", 8, 361),
+        ("s390x", 8, 351),
+        ("sparc64", 8, 349),
+        ("mips64", 8, 5315),
+        ("mips", 4, 4355),
+        ("mips64", 4, None),  # n32 or o32
+        ("vax", 4, None),
+    ],
+)
+def test_the_number_by_machine(machine, pointer_size, number):
+    """uname(2) and the size of a pointer decide; where they don't there is none."""
+    assert python_door.syscall_number(machine, pointer_size) == number
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="by design: -m32 is x86's")
+@pytest.mark.parametrize(("option", "pointer_size"), [("-m64", 8), ("-m32", 4)])
+def test_the_number_is_the_headers(option, pointer_size):
+    """The kernel's own header has the same number, for x86-64 and for i386."""
+    # One header for both, in the folder of the machine's own.
+    header = ["-isystem", "/usr/include/x86_64-linux-gnu", "-include", "asm/unistd.h"]
+    command = ["cc", option, "-E", "-dM", *header, "-x", "c", "/dev/null"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        pytest.skip("<asm/unistd.h> is not installed")
+    assert re.search(r"#define __NR_bpf (\d+)", result.stdout)[1] == str(
+        python_door.syscall_number("x86_64", pointer_size)
+    )
+
+
+# Which door
+
+
+@pytest.mark.parametrize("wanted", ["api", "abi"])
+def test_the_environment_forces_a_door(wanted):
+    """RAWBPF_FFI=api and =abi choose; nobody looks for the other then."""
+    if wanted == "api":
+        pytest.importorskip("rawbpf.abi._native", reason="the compiled extension is not installed")
+    unwanted = {"api": "rawbpf.abi.python_door", "abi": "rawbpf.abi._native"}[wanted]
+    result = run(
+        f"import sys; from rawbpf.abi import door; print(door.FFI_MODE, {unwanted!r} in sys.modules)", RAWBPF_FFI=wanted
+    )
+    assert result.stdout == f"{wanted} False\n", result.stderr
+
+
+def test_a_door_that_does_not_exist_is_refused():
+    """A misspelt RAWBPF_FFI is no silent default."""
+    result = run("import rawbpf", RAWBPF_FFI="apo")
+    assert "RAWBPF_FFI is api or abi, not 'apo'" in result.stderr
+    assert result.returncode == 1
+
+
+def test_without_the_extension_it_is_the_python_door():
+    """Where rawbpf.abi._native is missing nothing fails, and why it is so can be asked; RAWBPF_FFI=api insists."""
+    code = "import sys; sys.modules['rawbpf.abi._native'] = None; from rawbpf.abi import door;"
+    code += " print(door.FFI_MODE, '|', door.FFI_MODE_REASON)"
+    assert re.fullmatch(r"abi \| .*rawbpf\.abi\._native.*\n", run(code, RAWBPF_FFI="").stdout)
+    assert "ModuleNotFoundError: import of rawbpf.abi._native" in run(code, RAWBPF_FFI="api").stderr
+
+
+def test_the_doctor_names_the_door():
+    """`rawbpf doctor` says which door is in use, why, and what the one in Python costs."""
+    code = "import rawbpf; print(rawbpf.diagnose().facts['door'])"
+    assert re.fullmatch(r"abi, .* times as much, .*\(RAWBPF_FFI asks for it\)\n", run(code, RAWBPF_FFI="abi").stdout)
+    assert rawbpf.diagnose().facts["door"].startswith(f"{door.FFI_MODE}, ")
+
+
+# The installation
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the source tree without anything built."""
+    for tool in ("pip", "setuptools"):
+        if not list(distributions(name=tool)):
+            pytest.skip(f"{tool} is not installed")
+    if not ROOT.joinpath("build_ffi.py").exists() or not ROOT.joinpath("rawbpf", "bpf.h").exists():
+        pytest.skip("the source tree is not installed")
+    return Path(shutil.copytree(ROOT, tmp_path / "source", ignore=NOT_SOURCE))
+
+
+def build_wheel(source: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", "-w", "out", "."]
+    return subprocess.run(
+        command, cwd=source, env={**os.environ, "RAWBPF_FFI": "", **environment}, capture_output=True, text=True
+    )
+
+
+def test_a_wheel_without_a_compiler(source: Path):
+    """Where there is no compiler the wheel is built nevertheless, says so loudly, and is for every Python."""
+    result = build_wheel(source, CC=str(source / "no-such-cc"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "rawbpf.abi._native could not be compiled" in result.stdout + result.stderr
+    [wheel] = source.glob("out/*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"rawbpf/_abi.py", "rawbpf/python_door.py", "rawbpf/bpf.h"} <= set(names)
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_a_wheel_that_insists_on_the_compiler(source: Path):
+    """With RAWBPF_FFI=api no wheel is built where there is no compiler."""
+    result = build_wheel(source, CC=str(source / "no-such-cc"), RAWBPF_FFI="api")
+    assert result.returncode != 0
+    assert not list(source.glob("out/*.whl"))
+
+
+def test_an_error_in_the_c_text_is_loud(source: Path):
+    """Also where the compiler is there and refuses: its errors are printed, and RAWBPF_FFI=api fails."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler is installed")
+    text = source / "rawbpf" / "door.c"
+    text.write_text(text.read_text() + "\nint wrong = ;\n")
+    assert build_wheel(source, RAWBPF_FFI="api").returncode != 0
+    result = build_wheel(source)
+    assert result.returncode == 0
+    assert "rawbpf.abi._native could not be compiled" in result.stdout + result.stderr

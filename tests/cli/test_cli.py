@@ -1,0 +1,706 @@
+"""The command line, run as a user runs it: the installed command in a process of its own, on the real kernel."""
+
+import ctypes
+import json
+import os
+import pty
+import random
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import rawbpf
+from rawbpf import Queue, Stack, open_map
+from rawbpf.abi.door import FFI_MODE
+from rawbpf.cli.value_text import form_for
+from tests.conftest import IS_ROOT, SECONDS, SLOWNESS
+
+pytestmark = pytest.mark.alike
+
+SCRIPT = Path(sys.executable).parent / "rawbpf"
+COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "rawbpf"]
+
+real_kernel = pytest.mark.real_kernel(reason="the simulated one has no BTF")
+needs_kernel = [pytest.mark.creates, pytest.mark.admin]
+needs_setpriv = pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
+needs_bpftool = pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
+
+# Of the test that kills a follower again and again: 200 in 10 seconds on a fast machine.
+TURNS = round(20 * SECONDS)
+
+NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+
+
+def run(*arguments, code=0, stdin=b"", prefix=()):
+    """Runs `rawbpf arguments`, wants that exit code, returns its stdout; for code != 0 its stderr."""
+    result = subprocess.run([*prefix, *COMMAND, *map(str, arguments)], input=stdin, capture_output=True)
+    assert result.returncode == code, result
+    if code == 0:
+        assert result.stderr == b""
+        return result.stdout.decode()
+    return result.stderr.decode()
+
+
+@pytest.fixture
+def pinned(bpf_folder):
+    """Makes a map with a pin; it is gone with the folder."""
+
+    def make(kind, value, entries, name="m", **options):
+        path = f"{bpf_folder}/{name}"
+        with kind(value, entries, name=name, **options) as m:
+            m.pin(path)
+        return path
+
+    return make
+
+
+# Usage
+
+
+def commands():
+    text = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True).stdout
+    return re.findall(r"^    (\w+) ", text, re.MULTILINE)
+
+
+def test_every_command_has_help_with_an_example():
+    """Each command's --help shows an example of itself and the exit codes."""
+    names = commands()
+    assert {"list", "show", "create", "push", "peek", "pop", "drain", "size", "snapshot", "freeze", "pin"} <= set(names)
+    assert {"watch", "doctor", "tour"} <= set(names)
+    for name in names:
+        text = run(name, "--help")
+        assert f"example: rawbpf {name}" in text
+        assert "3 empty or full, 4 not permitted" in text
+
+
+@needs_setpriv
+@pytest.mark.skipif(not IS_ROOT, reason="needs root to become another user")
+def test_help_as_an_ordinary_user(tmp_path):
+    """Help, version and the doctor answer without any privilege."""
+    prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *NO_CAPABILITY[1:])
+    # 126: may not be executed; 127: nor may a library of the interpreter be read.
+    if subprocess.run([*prefix, *COMMAND, "--version"], capture_output=True).returncode in (126, 127):
+        pytest.skip("the ordinary user may not read this installation")
+    assert (
+        run("--version", prefix=prefix)
+        == f"rawbpf {rawbpf.__version__}, Linux {os.uname().release}, cffi mode {FFI_MODE}\n"
+    )
+    assert "exit codes" in run("--help", prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("push", "/nowhere"),
+        ("create", "hash", "/nowhere", "--entries", "1", "--value-size", "1"),
+        ("create", "queue", "/nowhere", "--entries", "0", "--value-size", "1"),
+        ("create", "queue", "/nowhere", "--entries", "1"),
+        ("create", "queue", "/nowhere", "--entries", "1", "--format", "?!"),
+        ("peek", "/nowhere", "--hex", "--raw"),
+    ],
+)
+def test_usage_is_exit_code_2(arguments):
+    """What makes no sense is exit code 2, and the kernel is not asked."""
+    run(*arguments, code=2)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(shell):
+    """With shtab installed there is a completion script that knows the commands."""
+    pytest.importorskip("shtab")
+    assert "snapshot" in run("completion", shell)
+
+
+# Maps
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+class TestMaps:
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_create_show_list(self, kind, bpf_folder):
+        """What create made, show and list show, by pin, id and name."""
+        path, name = f"{bpf_folder}/made", kind.__name__.lower()
+        made = json.loads(run("create", name, path, "--format", "<IH", "--entries", "0x10", "--json"))
+        assert made["pinned"] == [path]
+        expected = {"type": name, "name": "made", "flags": 0, "bytes_key": 0, "bytes_value": 6, "max_entries": 16}
+        for spec in (path, f"id:{made['id']}"):
+            shown = json.loads(run("show", spec, "--json"))
+            assert {key: shown[key] for key in expected} == expected
+            assert shown["id"] == made["id"]
+            assert shown["size"] == 0
+        assert made["id"] in [each["id"] for each in json.loads(run("list", "--json"))]
+        assert f"{made['id']}: {name}  made  value 6B  max_entries 16" in run("list")
+        assert "max_entries    16" in run("show", path)
+
+    def test_a_map_by_its_name(self, pinned):
+        """name: finds the only map of that name."""
+        name = f"cli_{os.getpid()}"
+        pinned(Queue, 4, 3, name)
+        assert json.loads(run("show", f"name:{name}", "--json"))["name"] == name
+
+    def test_a_pin_whose_name_no_map_may_have(self, bpf_folder):
+        """create takes the pin's name only if it can; --name says another."""
+        path = f"{bpf_folder}/with-dashes"
+        run("create", "queue", path, "--value-size", "4", "--entries", "1")
+        assert "name" not in json.loads(run("show", path, "--json"))
+        run("create", "queue", f"{bpf_folder}/x", "--value-size", "4", "--entries", "1", "--name", "other")
+        assert json.loads(run("show", f"{bpf_folder}/x", "--json"))["name"] == "other"
+
+    @needs_bpftool
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_the_list_equals_bpftools(self, pinned):
+        """For every queue and stack that both list, the keys that both have are equal."""
+        names = f"one_{os.getpid()}", f"two_{os.getpid()}"
+        pinned(Queue, 8, 100, names[0])
+        path = pinned(Stack, 12, 7, names[1], flags=rawbpf.MapFlag.BPF_F_RDONLY_PROG)
+        run("freeze", path)
+        theirs = json.loads(subprocess.run(["bpftool", "-j", "map"], capture_output=True).stdout)
+        ours = {each["id"]: each for each in json.loads(run("list", "--json"))}
+        compared = 0
+        for each in theirs:
+            mine = ours.get(each["id"])
+            if mine and mine.get("name") in names:
+                keys = mine.keys() & each.keys()
+                assert keys >= {"id", "type", "name", "flags", "bytes_key", "bytes_value", "max_entries", "frozen"}
+                assert "bytes_memlock" in keys
+                assert {key: mine[key] for key in keys} == {key: each[key] for key in keys}
+                assert set(mine) <= set(each)
+                compared += 1
+        assert compared == 2
+
+    @needs_bpftool
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_bpftool_reads_what_was_pushed(self, pinned):
+        """bpftool peeks what rawbpf pushed, and rawbpf pops what bpftool pushed."""
+        path = pinned(Queue, 4, 5)
+        run("push", path, "0x01020304")
+        peeked = subprocess.run(["bpftool", "-j", "map", "peek", "pinned", path], capture_output=True).stdout
+        value = bytes(int(each, 16) for each in json.loads(peeked)["value"])
+        assert value == struct.pack("=I", 0x01020304)
+        run("pop", path)
+        subprocess.run(["bpftool", "map", "enqueue", "pinned", path, "value", "5", "0", "0", "0"], check=True)
+        assert run("pop", path, "--format", "<I") == "5\n"
+
+    def test_pin_and_freeze(self, pinned, bpf_folder):
+        """A second pin is the same map; after freeze a push is not permitted, and says why."""
+        path = pinned(Queue, 4, 5)
+        again = f"{bpf_folder}/again"
+        assert run("pin", path, again) == ""
+        run("push", again, "7")
+        assert json.loads(run("freeze", path, "--json"))["frozen"] == 1
+        assert "the map is frozen" in run("push", path, "8", code=4)
+        assert run("peek", path) == "7\n"
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "text", "data", "shown", "as_json"),
+    [
+        (4, {}, "7", struct.pack("=I", 7), "7", 7),
+        (4, {}, "0x10", struct.pack("=I", 16), "16", 16),
+        (4, {}, "1_000", struct.pack("=I", 1000), "1000", 1000),
+        (4, {}, "010", struct.pack("=I", 10), "10", 10),
+        (4, {}, "-1", b"\xff" * 4, "4294967295", 4294967295),
+        (1, {}, "65", b"A", "65", 65),
+        (5, {}, "hello", b"hello", "hello", "hello"),
+        (16, {}, "events", b"events".ljust(16, b"\0"), "events", "events"),
+        (3, {}, "0x0102ff", b"\1\2\xff", "0x0102ff", "0x0102ff"),
+        (4, {"as_hex": True}, "01 02:03,ff", b"\1\2\3\xff", "0x010203ff", "0x010203ff"),
+        (4, {"as_text": True}, "ab", b"ab\0\0", "ab", "ab"),
+        (4, {"as_text": True}, "a\nb", b"a\nb\0", "a\\nb", "a\nb"),
+        (6, {"form": "<IH"}, "7,80", struct.pack("<IH", 7, 80), "7,80", [7, 80]),
+        (6, {"form": "<IH"}, "7, 0x50", struct.pack("<IH", 7, 80), "7,80", [7, 80]),
+        (4, {"form": ">I"}, "1", b"\0\0\0\1", "1", 1),
+        (8, {"form": "<d"}, "2.5", struct.pack("<d", 2.5), "2.5", 2.5),
+        (12, {"form": "<I8s"}, "7,bash", struct.pack("<I8s", 7, b"bash"), "7,bash", [7, "bash"]),
+        (1, {"form": "?"}, "true", b"\1", "True", True),
+    ],
+)
+def test_forms(size, options, text, data, shown, as_json):
+    """Text becomes these bytes, and these bytes this text and this JSON."""
+    form = form_for(size, **options)
+    assert form.encode(text) == data
+    assert form.text(data) == shown
+    assert form.json(data) == as_json
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "text"),
+    [
+        (4, {}, "abcd"),
+        (4, {}, "4294967296"),
+        (1, {}, "-129"),
+        (5, {}, "too long"),
+        (4, {"as_hex": True}, "01"),
+        (4, {"as_hex": True}, "0102030g"),
+        (6, {"form": "<IH"}, "7"),
+        (6, {"form": "<IH"}, "7,65536"),
+    ],
+)
+def test_text_that_is_no_value(size, options, text):
+    """Text that does not fit is a ValueError, never a value that was cut."""
+    with pytest.raises(ValueError, match=r"."):
+        form_for(size, **options).encode(text)
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+class TestElements:
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_push_peek_pop(self, kind, pinned):
+        """Numbers as people write them; a queue gives the oldest, a stack the newest."""
+        path = pinned(kind, 4, 5)
+        assert run("push", path, "1", "0x2", "3") == ""
+        assert run("size", path) == "3\n"
+        first = "1" if kind is Queue else "3"
+        assert run("peek", path) == f"{first}\n"
+        assert json.loads(run("peek", path, "--json")) == {"value": int(first)}
+        assert run("pop", path, "-n", "10") == ("1\n2\n3\n" if kind is Queue else "3\n2\n1\n")
+
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_a_struct(self, pinned):
+        """Fields with commas in, fields with commas out, a list in JSON."""
+        path = pinned(Queue, "<IH", 5)
+        run("push", path, "7,80", "8,443", "--format", "<IH")
+        assert run("snapshot", path, "--format", "<IH") == "7,80\n8,443\n"
+        assert json.loads(run("snapshot", path, "--format", "<IH", "--json")) == [[7, 80], [8, 443]]
+        assert run("pop", path, "--format", "<IH") == "7,80\n"
+        assert json.loads(run("size", path, "--json")) == {"size": 1, "max_entries": 5}
+
+    @real_kernel
+    def test_values_by_the_type_that_the_map_carries(self, pinned, kind):
+        """--btf: JSON with C's names in and out; what is left out is zero; enums by name."""
+
+        class Event(ctypes.Structure):
+            _fields_ = [("pid", ctypes.c_int), ("comm", ctypes.c_char * 8), ("raw", ctypes.c_ubyte * 3)]
+
+        path = pinned(kind, Event, 4, btf=True)
+        run("push", path, "--btf", '{"pid": -7, "comm": "bash", "raw": "0x01ff00"}')
+        shown = {"pid": -7, "comm": "bash", "raw": "0x01ff00"}
+        assert json.loads(run("peek", path, "--btf")) == shown
+        assert json.loads(run("peek", path, "--btf", "--json")) == {"value": shown}
+        assert json.loads(run("snapshot", path, "--btf", "--json")) == [shown]
+        assert json.loads(run("pop", path, "--btf")) == shown
+        run("push", path, "--btf", "-", stdin=b'{"pid": 1}\n[2, "two", "abc"]\n')
+        assert {json.loads(line)["pid"] for line in run("drain", path, "--btf").splitlines()} == {1, 2}
+        assert "btf_id" in json.loads(run("show", path, "--json"))
+
+    @real_kernel
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            ('{"f0": -1}', "value.f0: -1 does not fit"),
+            ('{"pid": 1}', "there is no member 'pid'"),
+            ('{"f0"', "is no JSON"),
+            ("[1, 2, 3]", "there are 3 values, and it takes 2"),
+            ("7", "7 is neither a tuple nor a list"),
+        ],
+    )
+    def test_json_that_is_no_value(self, pinned, text, error):
+        """What the type does not take is exit code 2, and says which member."""
+        path = pinned(Queue, "IH", 4, btf=True)
+        assert error in run("push", path, "--btf", text, code=2)
+
+    @real_kernel
+    def test_a_map_created_with_its_type(self, bpf_folder):
+        """create --btf describes the value; a map without a type is exit code 2 for --btf."""
+        run("create", "queue", f"{bpf_folder}/typed", "--format", "=IH", "--entries", "4", "--btf")
+        run("push", f"{bpf_folder}/typed", "--format", "=IH", "7,80")
+        assert json.loads(run("pop", f"{bpf_folder}/typed", "--btf")) == {"f0": 7, "f1": 80}
+        run("create", "queue", f"{bpf_folder}/plain", "--format", "=IH", "--entries", "4")
+        assert "'plain' carries no BTF" in run("pop", f"{bpf_folder}/plain", "--btf", code=2)
+
+    def test_raw_bytes(self, pinned):
+        """--raw moves the bytes of stdin and stdout, whatever they are."""
+        path, data = pinned(Queue, 3, 1000), os.urandom(3 * 500)
+        assert json.loads(run("push", path, "-", "--raw", "--json", stdin=data)) == {"pushed": 500}
+        result = subprocess.run([*COMMAND, "drain", path, "--raw"], capture_output=True)
+        assert result.stdout == data
+
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_raw_bytes_that_are_no_whole_values(self, pinned):
+        """Whole values are pushed, and the rest is an error."""
+        path = pinned(Queue, 4, 10)
+        assert "2 bytes are left over" in run("push", path, "-", "--raw", stdin=b"abcdefghij", code=1)
+        assert run("size", path) == "2\n"
+
+    def test_lines_from_stdin(self, pinned):
+        """push - takes a value a line, the last with or without its newline."""
+        path = pinned(Queue, 8, 1000)
+        lines = "\n".join(map(str, range(500)))
+        assert json.loads(run("push", path, "-", "--json", stdin=lines.encode())) == {"pushed": 500}
+        assert run("push", path, "-", stdin=b"500\n") == ""
+        assert run("drain", path) == "".join(f"{number}\n" for number in range(501))
+
+    def test_a_line_that_is_no_value(self, pinned):
+        """All lines before it are pushed."""
+        path = pinned(Queue, 8, 1000)
+        assert "'x' is no number" in run("push", path, "-", stdin=b"1\n2\nx\n4\n", code=1)
+        assert run("drain", path) == "1\n2\n"
+
+    def test_full_and_empty_are_exit_code_3(self, pinned):
+        """Full says how many went in; --exist overwrites; empty says so, in JSON too."""
+        path = pinned(Queue, 4, 3)
+        assert "is empty" in run("pop", path, code=3)
+        assert "is empty" in run("peek", path, code=3)
+        assert json.loads(run("pop", path, "--json", code=3))["errno"] == "ENOENT"
+        assert "is full (3 entries): 3 pushed" in run("push", path, "1", "2", "3", "4", code=3)
+        run("push", path, "4", "--exist")
+        assert run("drain", path) == "2\n3\n4\n"
+
+    def test_errors_are_exit_code_1(self, bpf_folder):
+        """Nothing pinned there, and no such id."""
+        assert "nothing is pinned at" in run("show", f"{bpf_folder}/nothing", code=1)
+        assert json.loads(run("show", "id:4294967295", "--json", code=1))["errno"] == "ENOENT"
+
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_a_value_of_the_wrong_form_is_usage(self, pinned):
+        """A value that is no number, or a format of another size: exit code 2, nothing pushed."""
+        path = pinned(Queue, 4, 3)
+        assert "'abc' is no number" in run("push", path, "1", "abc", code=2)
+        assert "has 8 bytes, and a value has 4" in run("push", path, "1", "--format", "<Q", code=2)
+        assert run("size", path) == "0\n"
+
+    @needs_setpriv
+    def test_not_permitted_is_exit_code_4(self, bpf_folder):
+        """The reason stands in the error, in text and in JSON."""
+        arguments = ("create", "queue", f"{bpf_folder}/no", "--value-size", "4", "--entries", "1")
+        assert "this process has no CAP_" in run(*arguments, code=4, prefix=NO_CAPABILITY)
+        said = json.loads(run(*arguments, "--json", code=4, prefix=NO_CAPABILITY))
+        assert (said["errno"], said["command"]) == ("EPERM", "BPF_MAP_CREATE")
+        assert "this process has no CAP_" in said["hint"]
+        said = json.loads(run("list", "--json", code=4, prefix=NO_CAPABILITY))
+        assert "CAP_SYS_ADMIN" in said["hint"]
+
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_a_closed_stdout(self, pinned):
+        """Output that nobody reads ends the command without a word."""
+        path = pinned(Queue, 8, 1000)
+        with open_map(path, "=Q") as q:
+            q.push_many(range(1000))
+        text = f"{' '.join(COMMAND)} snapshot {path} | head -1; echo ${{PIPESTATUS[0]}}"
+        result = subprocess.run(["bash", "-c", text], capture_output=True, text=True)
+        assert result.stdout == "0\n0\n"
+        assert result.stderr == ""
+
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_watch(self, pinned):
+        """A line or an object per look."""
+        path = pinned(Queue, 4, 10)
+        run("push", path, "1", "2")
+        lines = run("watch", path, "--count", "2", "--interval", "0.01").splitlines()
+        assert len(lines) == 2
+        assert "[######                        ]  2 of 10" in lines[0]
+        looks = [
+            json.loads(line) for line in run("watch", path, "--count", "2", "--interval", "0.01", "--json").splitlines()
+        ]
+        assert [(look["size"], look["max_entries"]) for look in looks] == [(2, 10)] * 2
+
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_push_waits_for_room(self, pinned):
+        """push - --wait gets more through a queue than it holds."""
+        path = pinned(Queue, 8, 10)
+        producer = subprocess.Popen([*COMMAND, "push", path, "-", "--wait"], stdin=subprocess.PIPE)
+        consumer = subprocess.Popen(
+            [*COMMAND, "drain", path, "--follow", "--limit", "5000"], stdout=subprocess.PIPE, text=True
+        )
+        producer.communicate("".join(f"{number}\n" for number in range(5000)).encode())
+        output, _ = consumer.communicate()
+        assert (producer.returncode, consumer.returncode) == (0, 0)
+        assert output == "".join(f"{number}\n" for number in range(5000))
+
+
+def test_doctor():
+    """Facts and checks in text and in JSON; the exit code says whether a map can be made."""
+    result = subprocess.run([*COMMAND, "doctor", "--json"], capture_output=True, text=True)
+    found = json.loads(result.stdout)
+    create = next(check for check in found["checks"] if check["name"] == "create")
+    assert result.returncode == (0 if create["works"] else 4)
+    assert found["facts"]["kernel"] == os.uname().release
+    assert "create: " in subprocess.run([*COMMAND, "doctor"], capture_output=True, text=True).stdout
+
+
+# Draining
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+class TestDrain:
+    def test_drain_is_bounded(self, pinned):
+        """Without --follow it takes what is there; --limit takes less."""
+        path = pinned(Queue, 4, 1000)
+        with open_map(path, "=I") as q:
+            q.push_many(range(1000))
+        assert run("drain", path, "--limit", "3") == "0\n1\n2\n"
+        assert run("drain", path, "--json").splitlines()[0] == '{"value": 3}'
+        assert run("drain", path) == ""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    def test_a_signal_ends_it_cleanly(self, pinned, number):
+        """The exit code is 0, and all that came before is written."""
+        path = pinned(Queue, 4, 10)
+        with subprocess.Popen([*COMMAND, "drain", path, "--follow"], stdout=subprocess.PIPE, text=True) as follower:
+            run("push", path, "1", "2")
+            assert [follower.stdout.readline() for _ in range(2)] == ["1\n", "2\n"]
+            follower.send_signal(number)
+            assert follower.wait() == 0
+            assert follower.stdout.read() == ""
+
+    def test_a_reader_that_goes_away(self, pinned):
+        """It ends though nothing comes any more, and what comes afterwards stays in the queue."""
+        path = pinned(Queue, 4, 10)
+        with subprocess.Popen([*COMMAND, "drain", path, "--follow"], stdout=subprocess.PIPE, text=True) as follower:
+            run("push", path, "1")
+            assert follower.stdout.readline() == "1\n"
+            follower.stdout.close()
+            assert follower.wait() == 0
+        run("push", path, "2")
+        assert run("drain", path) == "2\n"
+
+    @pytest.mark.real_kernel(reason="size, snapshot and bpftool ask it")
+    def test_a_reader_that_does_not_read(self, kind, pinned):
+        """SIGTERM ends it though the pipe is full: what was not written is back in the map, nothing lost or torn."""
+        path = pinned(kind, 4, 50_000)
+        with open_map(path, "=I") as m:
+            m.push_many(range(50_000))
+            with subprocess.Popen([*COMMAND, "drain", path, "--follow"], stdout=subprocess.PIPE, text=True) as follower:
+                while m.qsize() > 45_000:
+                    time.sleep(0.01)
+                time.sleep(0.1)
+                follower.terminate()
+                assert follower.wait() == 0
+                written = follower.stdout.read()
+            assert written.endswith("\n")
+            rest = m.pop_many(50_000)
+        assert len(rest) > 10_000
+        assert sorted([int(line) for line in written.splitlines()] + rest) == list(range(50_000))
+        if kind is Stack:
+            assert [int(line) for line in written.splitlines()] + rest == list(range(50_000))[::-1]
+
+    @pytest.mark.parametrize("end", ["close", "shutdown"])
+    def test_a_socket_that_nobody_reads(self, pinned, end):
+        """With a socket as stdout, as systemd gives one, it ends when the other end is gone; nothing is lost."""
+        path = pinned(Queue, 4, 600)
+        with open_map(path, "=I") as q:
+            q.push_many(range(600))
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                theirs.close() if end == "close" else theirs.shutdown(socket.SHUT_RD)
+                follower = subprocess.run([*COMMAND, "drain", path, "--follow"], stdout=ours, timeout=60 * SLOWNESS)
+            assert follower.returncode == 0
+            assert sorted(q.pop_many(600)) == list(range(600))
+
+    def test_a_signal_that_is_ignored(self, pinned):
+        """What the starter ignores, as nohup does SIGHUP, stays ignored."""
+        path = pinned(Queue, 4, 10)
+        ignoring = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
+        with subprocess.Popen([*ignoring, *COMMAND, "drain", path, "--follow"], stdout=subprocess.PIPE) as follower:
+            run("push", path, "1")
+            assert follower.stdout.readline() == b"1\n"
+            follower.send_signal(signal.SIGHUP)
+            run("push", path, "2")
+            assert follower.stdout.readline() == b"2\n"
+            follower.terminate()
+            assert follower.wait() == 0
+
+    @real_kernel
+    def test_a_map_that_is_frozen_meanwhile(self, pinned, tmp_path):
+        """What can neither be written nor go back appears on stderr: every value is somewhere."""
+        path = pinned(Queue, 1024, 600)
+        with open_map(path) as q, open(tmp_path / "err", "w+b") as said:
+            q.push_many([number.to_bytes(2, "big") * 512 for number in range(600)])
+            with subprocess.Popen([*COMMAND, "drain", path, "--hex"], stdout=subprocess.PIPE, stderr=said) as stuck:
+                # The pipe takes few of the values that it has taken with the first.
+                select.select([stuck.stdout], [], [], 60 * SLOWNESS)
+                q.freeze()
+                stuck.terminate()
+                assert stuck.wait() == 1
+                out = stuck.stdout.read()
+            said.seek(0)
+            err = said.read()
+            assert b"could neither be written nor pushed back: " in err
+            rest = len(q.snapshot())
+        lines = [line for line in (out + err).splitlines() if line.startswith(b"0x")]
+        assert len(set(lines)) == len(lines) == 600 - rest
+
+    def test_pop_gives_back_what_it_can_not_write(self, pinned):
+        """pop -n, too: a full disk is exit code 1, a reader that went away 0, and the values are in the map."""
+        path = pinned(Queue, 4, 300)
+        with open_map(path, "=I") as q:
+            q.push_many(range(300))
+            with open("/dev/full", "wb") as full:
+                assert subprocess.run([*COMMAND, "pop", path, "-n", "100"], stdout=full).returncode == 1
+            reader, writer = os.pipe()
+            os.close(reader)
+            assert subprocess.run([*COMMAND, "pop", path, "-n", "100"], stdout=writer).returncode == 0
+            os.close(writer)
+            assert sorted(q.pop_many(300)) == list(range(300))
+
+    def test_a_trace_that_nobody_reads(self, pinned):
+        """--trace to a stderr whose reader is gone ends the drain; what was taken just then is in the map again."""
+        path = pinned(Queue, 4, 600)
+        with open_map(path, "=I") as q:
+            q.push_many(range(600))
+            reader, writer = os.pipe()
+            os.close(reader)
+            done = subprocess.run([*COMMAND, "drain", path, "--trace"], stdout=subprocess.PIPE, stderr=writer)
+            os.close(writer)
+            written = [int(line) for line in done.stdout.splitlines()]
+            assert sorted(written + q.pop_many(600)) == list(range(600))
+
+    def test_a_disk_that_is_full(self, pinned):
+        """A write error is exit code 1, and the values are back in the queue."""
+        path = pinned(Queue, 4, 100)
+        with open_map(path, "=I") as q:
+            q.push_many(range(100))
+            with open("/dev/full", "wb") as full:
+                result = subprocess.run([*COMMAND, "drain", path], stdout=full, stderr=subprocess.PIPE, text=True)
+            assert result.returncode == 1
+            assert "No space left" in result.stderr
+            assert q.pop_many(100) == list(range(100))
+
+    def test_killed_at_random_moments(self, pinned, tmp_path):
+        """SIGTERM at a random moment, many times, under a producer that counts up: the file has every number that is no
+        longer in the queue, none twice, none torn. 40 times, and more with a longer RAWBPF_STRESS_SECONDS."""
+        path, out = pinned(Queue, 8, 4096), tmp_path / "out"
+        chance = random.Random(2)
+        pushed, stop = 0, threading.Event()
+
+        def produce(q):
+            nonlocal pushed
+            while not stop.is_set():
+                pushed += q.push_many(range(pushed, pushed + chance.choice((1, 7, 40))))
+                time.sleep(0.0005)
+
+        with open_map(path, "=Q") as q, open(out, "wb") as file:
+            producer = threading.Thread(target=produce, args=(q,))
+            producer.start()
+            try:
+                for turn in range(TURNS):
+                    before = os.fstat(file.fileno()).st_size
+                    follower = subprocess.Popen([*COMMAND, "drain", path, "--follow"], stdout=file)
+                    # It has begun, but for every tenth time, which may be killed before it took anything.
+                    while turn % 10 and os.fstat(file.fileno()).st_size == before:
+                        time.sleep(0.001)
+                    time.sleep(chance.random() * 0.01)
+                    follower.terminate()
+                    assert follower.wait() == 0 or (turn % 10 == 0 and follower.returncode == -signal.SIGTERM)
+            finally:
+                stop.set()
+                producer.join()
+            rest = q.pop_many(4096)
+        text = out.read_text()
+        assert text.endswith("\n")
+        written = [int(line) for line in text.splitlines()]
+        assert len(written) > 4 * TURNS
+        assert sorted(written + rest) == list(range(pushed))
+
+    def test_the_rate_on_a_terminal(self, pinned):
+        """On a terminal stderr shows count and rate; elsewhere nothing (run() wants it empty)."""
+        path = pinned(Queue, 4, 10)
+        run("push", path, "1", "2", "3")
+        ours, theirs = pty.openpty()
+        try:
+            subprocess.run([*COMMAND, "drain", path], stdout=subprocess.DEVNULL, stderr=theirs, check=True)
+            assert b"3 values, " in os.read(ours, 1000)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
+    def test_the_progress_of_a_push(self, pinned, tmp_path):
+        """push - from a file shows a bar on a terminal."""
+        path, source = pinned(Queue, 4, 1000), tmp_path / "numbers"
+        source.write_text("7\n" * 1000)
+        ours, theirs = pty.openpty()
+        try:
+            with source.open() as file:
+                subprocess.run([*COMMAND, "push", path, "-"], stdin=file, stderr=theirs, check=True)
+            assert f"[{'#' * 30}] 1000 values, ".encode() in os.read(ours, 1000)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
+
+# What is closed, odd or beyond all measure
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["drain", "id:1"], ["doctor"], ["tour"]])
+@pytest.mark.parametrize("closing", ["exec 0<&-", "exec 1>&-", "exec 2>&-"])
+def test_closed_standard_streams(arguments, closing):
+    """A closed stdin, stdout or stderr is exit code 2, never a traceback."""
+    done = subprocess.run(["sh", "-c", f'{closing}; exec "$@"', "sh", *COMMAND, *arguments], capture_output=True)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+def test_names_that_are_not_utf8(bpf_folder):
+    """A pin, and another's map, whose names are no UTF-8 can be made, listed and shown."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    path = os.fsencode(bpf_folder) + b"/\xff"
+    made = subprocess.run(
+        [*COMMAND, "create", "queue", path, "--value-size", "4", "--entries", "2", "--name", "q"],
+        env=environment,
+        capture_output=True,
+    )
+    assert (made.returncode, made.stderr) == (0, b"")
+    assert path in made.stdout
+    assert subprocess.run([*COMMAND, "list"], env=environment, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["push", "id:1", "--format", "999999999999999s", "x"],
+        ["create", "queue", "/nowhere/q", "--format", "999999999999999s", "--entries", "1"],
+        ["watch", "id:1", "--interval", "-5"],
+        ["watch", "id:1", "--interval", "nan"],
+    ],
+)
+def test_numbers_beyond_all_measure(arguments):
+    """They are refused with a line of text that says why, never a traceback."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+    assert done.returncode in (1, 2, 4)
+    assert "Traceback" not in done.stderr
+    assert "MemoryError" not in done.stderr
+
+
+def test_values_that_do_not_fit():
+    """A float too large, JSON too deep, digits with 0x within, a boolean that is none: ValueError."""
+    for form, text in (
+        (form_for(4, form="<f"), "1e+300"),
+        (form_for(2, as_hex=True), "10x1"),
+        (form_for(1, form="?"), "maybe"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            form.encode(text)
+
+
+def test_json_has_no_nan():
+    """Floats that JSON has no number for are text, as in Protocol Buffers' JSON."""
+    form = form_for(4, form="<f")
+    for number, shown in ((float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (0.5, 0.5)):
+        assert form.json(struct.pack("<f", number)) == shown
+
+
+def test_errors_of_files_have_the_name_in_json(tmp_path):
+    """With --json an error that is not the kernel's says the same as without."""
+    assert "none.o" in json.loads(run("run", tmp_path / "none.o", "--json", code=1))["error"]

@@ -1,0 +1,82 @@
+"""The examples in the package run, and the files for containers and systemd promise what holds."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rawbpf
+from rawbpf import Queue
+from rawbpf.cli.main import _parser
+from tests.conftest import IS_ROOT
+
+EXAMPLES = Path(rawbpf.__file__).parent / "examples"
+FILES = ("Dockerfile", "sidecar.yaml", "rawbpf-drain.service")
+
+
+@pytest.mark.real_kernel(reason="processes that share it")
+@pytest.mark.admin
+@pytest.mark.linux("5.19")
+def test_least_privilege():
+    """The worker works on a map that it could not make."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "rawbpf.examples.least_privilege"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "worker: user 65534, pushed 10 numbers into 'answers'" in result.stdout
+    assert "worker: a queue of my own? this process has no CAP_BPF" in result.stdout
+    assert "helper: 10 numbers came back" in result.stdout
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_commands_in_the_files(name):
+    """Every rawbpf command that a file runs is one that the command line takes."""
+    text = (EXAMPLES / name).read_text()
+    lines = {
+        "Dockerfile": re.findall(r"^# docker run .* rawbpf \\\n# +(.*)$", text, re.MULTILINE),
+        "sidecar.yaml": [
+            " ".join(words.strip(' "') for words in line.split(",")) for line in re.findall(r"args: \[(.*)\]", text)
+        ],
+        "rawbpf-drain.service": re.findall(r"^ExecStart=/usr/local/bin/rawbpf (.*)$", text, re.MULTILINE),
+    }[name]
+    assert lines
+    for line in lines:
+        options = _parser().parse_args(line.replace("'", "").split())
+        assert options.format == "<IH"
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.linux("5.19")
+@pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
+@pytest.mark.parametrize("capabilities", ["-all", "-all,+bpf"], ids=["systemd", "sidecar"])
+def test_the_capabilities_in_the_files(bpf_folder, capabilities):
+    """The owner of a pin drains it with the capabilities that the unit and the sidecar leave it."""
+    path = f"{bpf_folder}/events"
+    with Queue("<IH", 8, name="events") as q:
+        q.pin(path)
+        q.push_many([(7, 80), (8, 443)])
+    command = [sys.executable, "-m", "rawbpf", "drain", path, "--format", "<IH", "--json"]
+    result = subprocess.run(
+        ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", "--no-new-privs", *command],
+        capture_output=True,
+        text=True,
+    )
+    assert result.stderr == ""
+    assert result.stdout == '{"value": [7, 80]}\n{"value": [8, 443]}\n'
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_unit(tmp_path):
+    """systemd finds nothing wrong with the unit but that the command is not installed there."""
+    unit = tmp_path / "rawbpf-drain.service"
+    text = (EXAMPLES / "rawbpf-drain.service").read_text()
+    unit.write_text(text.replace("/usr/local/bin/rawbpf", sys.executable))
+    result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, env=os.environ)
+    assert "rawbpf-drain.service" not in result.stderr, result.stderr

@@ -1,0 +1,73 @@
+"""The documentation in the code: every public name is explained with an example, and the examples give what they print.
+
+With the privilege they run on the running kernel; without it the simulated one answers those that need no program.
+"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from contextlib import nullcontext
+
+import pytest
+
+import rawbpf
+from rawbpf.abi import door
+from tests.conftest import IS_ADMIN
+
+pytestmark = pytest.mark.alike
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(rawbpf.__path__, "rawbpf.")
+    if module.name.rpartition(".")[2] not in ("__main__", "_native", "_cdef", "python_door")
+    and ".examples" not in module.name
+)
+# What the simulated kernel leaves out: programs, BTF, tokens, and looking around in the system.
+_OF_THE_KERNEL = (
+    "rawbpf.btf.reader",
+    "rawbpf.btf.writer",
+    "rawbpf.observe.doctor",
+    "rawbpf.programs.link",
+    "rawbpf.programs.program",
+    "rawbpf.maps.token",
+    "rawbpf.values.codecs",
+)
+
+# An example of a constant is that of its enum.
+EXPLAINED = sorted(
+    name for name in rawbpf.__all__ if name not in ("BPF_ANY", "BPF_EXIST", "BPF_NOEXIST", "__version__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    """Each example in a docstring gives what stands beneath it."""
+    if (not IS_ADMIN or door.simulated is not None) and name in _OF_THE_KERNEL:
+        pytest.skip("needs CAP_SYS_ADMIN, and the real kernel")
+    module = importlib.import_module(name)
+    public = {each: getattr(rawbpf, each) for each in rawbpf.__all__}
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    report: list[str] = []
+    with nullcontext() if IS_ADMIN else rawbpf.simulate():
+        for test in doctest.DocTestFinder(exclude_empty=True).find(module, name, globs=public | vars(module)):
+            runner.run(test, out=report.append)
+    assert runner.failures == 0, "".join(report)
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_every_public_name_has_an_example(name: str) -> None:
+    """What `from rawbpf import ...` gives says what it is, with an example."""
+    thing = getattr(rawbpf, name)
+    text = inspect.getdoc(thing)
+    assert text, name
+    if thing is not rawbpf.Map:  # Queue and Stack are it
+        assert ">>> " in text, name
+
+
+@pytest.mark.parametrize("kind", ["Queue", "Program", "Link", "ObjectFile", "Token"])
+def test_every_method_is_explained(kind: str) -> None:
+    """Every public method and property says what it does."""
+    for name, member in inspect.getmembers(getattr(rawbpf, kind)):
+        if not name.startswith("_") and name not in ("map_type",):
+            assert inspect.getdoc(member), f"{kind}.{name}"

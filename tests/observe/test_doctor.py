@@ -1,0 +1,370 @@
+"""The doctor, and the hint of every NotPermitted: each line of the EPERM decision tree that can be produced here.
+
+What needs a process of its own (dropped capabilities, a user namespace, a seccomp filter) runs in a child, which prints
+what it found.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+import rawbpf
+from rawbpf import NotPermitted, Queue
+from rawbpf.abi import Cmd, door
+from rawbpf.observe import doctor
+from rawbpf.syscall import permission
+from rawbpf.syscall.permission import Capability, Cause
+from tests.conftest import EFFECTIVE, IS_ROOT
+
+needs_setpriv = pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
+needs_unshare = pytest.mark.skipif(
+    shutil.which("unshare") is None or (os.getuid() == 0 and not EFFECTIVE >> 7 & 1),
+    reason="needs CAP_SETUID (root), and unshare installed",
+)
+
+NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+CAP_BPF_ALONE = ("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf")
+
+# Installs a filter that answers EPERM to bpf(2), to all its commands or to one.
+SECCOMP = """
+import ctypes, os, struct
+from rawbpf.abi.python_door import syscall_number
+def forbid_bpf(command=None):
+    number = syscall_number(os.uname().machine, struct.calcsize("P"))
+    load, equal, give = 0x20, 0x15, 0x06                        # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    code = [(load, 0, 0, 0), (equal, 0, 1 if command is None else 3, number)]
+    if command is not None:
+        low = 16 if os.sys.byteorder == "little" else 20        # args[0] of struct seccomp_data
+        code += [(load, 0, 0, low), (equal, 0, 1, command)]
+    code += [(give, 0, 0, 0x00050001), (give, 0, 0, 0x7FFF0000)]  # SECCOMP_RET_ERRNO|EPERM, SECCOMP_RET_ALLOW
+    text = b"".join(struct.pack("=HBBI", *each) for each in code)
+    buffer = ctypes.create_string_buffer(text)
+    program = struct.pack("HP", len(code), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0                      # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, program, 0, 0) == 0                # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+"""
+
+DIAGNOSE = "import json, rawbpf; print(json.dumps(rawbpf.diagnose().as_dict()))"
+
+CREATE = """
+import rawbpf
+try: rawbpf.Queue(4, 1).close()
+except rawbpf.NotPermitted as error: print(error.errno, error.hint)
+"""
+
+
+def run(code: str, *prefix: str) -> str:
+    result = subprocess.run([*prefix, sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def diagnosed(*prefix: str, before: str = "") -> dict[str, Any]:
+    """The checks by name, as the child sees them, and the facts."""
+    found = json.loads(run(before + DIAGNOSE, *prefix))
+    return {"facts": found["facts"]} | {check["name"]: check for check in found["checks"]}
+
+
+# What works
+
+
+@pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.linux("5.17")
+def test_all_works_for_root(bpf_folder):
+    """With all privileges and a bpffs every check works, and says on what evidence."""
+    diagnosis = rawbpf.diagnose()
+    assert {check.name: check.works for check in diagnosis.checks} == dict.fromkeys(
+        ("create", "elements", "bulk", "qsize", "ids", "pins"), True
+    )
+    assert bpf_folder in diagnosis.facts["bpffs"]
+    assert diagnosis.check("elements").evidence == "pushed 7, peeked 7, popped 7"
+    assert all(check.cause is None for check in diagnosis.checks)
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+def test_the_doctor_leaves_nothing_behind(bpf_folder):
+    """After a diagnosis its map is gone, as soon as the kernel freed it, and there is no pin."""
+    pins = os.listdir(bpf_folder)
+    created = rawbpf.diagnose().check("create").evidence
+    number = int(re.findall(r"id (\d+)", created)[0])
+    deadline = time.monotonic() + 30
+    while number in [info.id for info in rawbpf.maps()] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert number not in [info.id for info in rawbpf.maps()]
+    assert os.listdir(bpf_folder) == pins
+
+
+def test_a_diagnosis_needs_no_privilege():
+    """diagnose() answers whoever asks, and its report has a line for each check."""
+    report = str(rawbpf.diagnose())
+    for name in ("create", "elements", "bulk", "qsize", "ids", "pins"):
+        assert f"  {name}: " in report
+
+
+# Capabilities
+
+
+@needs_setpriv
+@pytest.mark.creates
+@pytest.mark.linux("5.8")
+def test_no_capability():
+    """Without capabilities creation wants CAP_BPF, for certain, and the grants name it for each surrounding."""
+    create = diagnosed(*NO_CAPABILITY)["create"]
+    assert create["works"] is False
+    assert (create["cause"]["kind"], create["cause"]["certain"]) == ("capability", True)
+    assert create["cause"]["text"] == "this process has no CAP_BPF"
+    assert "docker run --cap-add BPF" in create["cause"]["grants"]["docker"]
+    assert 'add: ["BPF"]' in create["cause"]["grants"]["kubernetes"]
+    assert "AmbientCapabilities=CAP_BPF" in create["cause"]["grants"]["systemd"]
+    assert "setcap cap_bpf+ep" in create["cause"]["grants"]["setcap"]
+    assert "podman" in create["cause"]["grants"]
+
+
+@needs_setpriv
+@pytest.mark.creates
+@pytest.mark.linux("5.8")
+def test_cap_bpf_alone():
+    """With CAP_BPF alone maps work; counting wants CAP_PERFMON, ids CAP_SYS_ADMIN."""
+    found = diagnosed(*CAP_BPF_ALONE)
+    assert found["create"]["works"] is found["elements"]["works"] is True
+    assert found["qsize"]["cause"]["text"] == "this process has no CAP_PERFMON"
+    assert found["ids"]["cause"]["text"] == "this process has no CAP_SYS_ADMIN"
+    assert found["facts"]["capabilities"] == {
+        "CAP_BPF": True,
+        "CAP_PERFMON": False,
+        "CAP_NET_ADMIN": False,
+        "CAP_SYS_ADMIN": False,
+    }
+
+
+@needs_setpriv
+@pytest.mark.creates
+@pytest.mark.linux("5.8")
+@pytest.mark.parametrize("prefix", [NO_CAPABILITY, CAP_BPF_ALONE, ("unshare", "-Ur")])
+def test_an_error_and_the_doctor_say_the_same(prefix):
+    """The hint of a NotPermitted is the doctor's cause in one line."""
+    code = """
+import rawbpf
+checks = {check.name: check for check in rawbpf.diagnose().checks}
+for name, call in (("create", lambda: rawbpf.Queue(4, 1).close()), ("ids", lambda: list(rawbpf.maps()))):
+    try: call()
+    except rawbpf.NotPermitted as error: assert error.hint == str(checks[name].cause), error; print(name)
+    else: assert checks[name].works
+"""
+    assert "ids" in run(code, *prefix)
+
+
+# Namespaces and filters
+
+
+@pytest.mark.real_kernel(reason="what it permits")
+@needs_unshare
+@pytest.mark.creates
+@pytest.mark.linux("5.8")
+def test_a_user_namespace():
+    """Root of a user namespace has every capability and no right: the doctor says a token is needed."""
+    found = diagnosed("unshare", "-Ur")
+    assert found["facts"]["capabilities"]["CAP_BPF"] is True
+    assert found["facts"]["user_namespace"] == "nested"
+    assert found["create"]["cause"]["kind"] == "user-namespace"
+    assert found["create"]["cause"]["certain"] is True
+    assert "token" in found["create"]["cause"]["help"]
+
+
+@pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.creates
+@pytest.mark.parametrize("command", ["", "0"], ids=["all commands", "BPF_MAP_CREATE"])
+def test_a_seccomp_filter(command):
+    """Under a filter the kernel never sees the call: named for certain, whether it refuses bpf(2) or one command."""
+    found = diagnosed(before=f"{SECCOMP}forbid_bpf({command})\n")
+    assert found["create"]["cause"]["kind"] == "seccomp"
+    assert found["create"]["cause"]["certain"] is True
+    assert found["facts"]["seccomp"].startswith("a filter refuses")
+    assert run(f"{SECCOMP}forbid_bpf({command})\n{CREATE}").startswith(f"{errno.EPERM} a seccomp filter refuses bpf(2)")
+
+
+@pytest.mark.creates
+@pytest.mark.linux("6.5")
+@needs_setpriv
+def test_a_seccomp_filter_and_no_capability():
+    """Both missing: the filter is named, and that a capability is missing as well."""
+    found = diagnosed(*NO_CAPABILITY, before=f"{SECCOMP}forbid_bpf()\n")
+    assert found["create"]["cause"]["text"] == "a seccomp filter refuses bpf(2) (and this process has no CAP_BPF)"
+
+
+@pytest.mark.creates
+@pytest.mark.linux("6.5")
+@needs_setpriv
+def test_a_filter_that_is_not_to_blame():
+    """A filter for another command is there, and the missing capability is the cause: the probe tells them apart."""
+    create = diagnosed(*NO_CAPABILITY, before=f"{SECCOMP}forbid_bpf(36)\n")["create"]
+    assert (create["cause"]["kind"], create["cause"]["certain"]) == ("capability", True)
+
+
+@pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.creates
+def test_a_filter_under_an_open_map():
+    """A push that a filter refuses says so, though the map is open and writable."""
+    code = f"""{SECCOMP}
+import rawbpf
+with rawbpf.Queue(4, 1) as q:
+    forbid_bpf(2)
+    try: q.push(b"abcd")
+    except rawbpf.NotPermitted as error: print(error.errno, error.hint)
+"""
+    assert run(code).startswith(f"{errno.EPERM} a seccomp filter refuses bpf(2)")
+
+
+# Maps and paths
+
+
+def hint_of(call: Any) -> str:
+    with pytest.raises(NotPermitted) as caught:
+        call()
+    assert caught.value.errno == errno.EPERM
+    return caught.value.hint
+
+
+@pytest.mark.creates
+@pytest.mark.linux("5.2")
+def test_a_frozen_map():
+    """Push and pop on a frozen map: the cause is the freeze, for certain."""
+    with Queue(4, 1) as q:
+        q.freeze()
+        for call in (lambda: q.push(b"abcd"), q.pop):
+            assert hint_of(call).startswith("the map is frozen: ")
+        cause = permission.why_not_permitted(Cmd.BPF_MAP_UPDATE_ELEM, q.fileno())
+        assert (cause.kind, cause.certain) == ("frozen", True)
+
+
+@pytest.mark.creates
+@pytest.mark.parametrize(
+    ("flag", "cmd", "word"),
+    [
+        (rawbpf.MapFlag.BPF_F_RDONLY, Cmd.BPF_MAP_UPDATE_ELEM, "read-only"),
+        (rawbpf.MapFlag.BPF_F_WRONLY, Cmd.BPF_MAP_LOOKUP_ELEM, "write-only"),
+        (rawbpf.MapFlag.BPF_F_RDONLY, Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, "read-only"),
+    ],
+)
+def test_a_descriptor_of_the_wrong_kind(flag, cmd, word):
+    """A read-only or write-only descriptor is named as what it is."""
+    with Queue(4, 1, flags=flag) as q:
+        call = {
+            Cmd.BPF_MAP_UPDATE_ELEM: lambda: q.push(b"abcd"),
+            Cmd.BPF_MAP_LOOKUP_ELEM: q.peek,
+            Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM: q.pop,
+        }[cmd]
+        assert hint_of(call).startswith(f"the descriptor is {word}")
+        cause = permission.why_not_permitted(cmd, q.fileno())
+        assert (cause.kind, cause.certain) == ("descriptor", True)
+
+
+@pytest.mark.creates
+def test_a_pin_outside_a_bpffs(tmp_path):
+    """The file system that the path is on is named."""
+    with Queue(4, 1) as q:
+        hint = hint_of(lambda: q.pin(tmp_path / "pin"))
+    file_system = permission.file_system_of(str(tmp_path))
+    assert file_system != "bpf"
+    assert hint.startswith(f"{str(tmp_path)!r} is on {file_system}, and a pin lives in a bpffs")
+
+
+@pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.creates
+@pytest.mark.admin
+def test_a_pin_with_a_dot(bpf_folder):
+    """In a bpffs a '.' in the name is the cause."""
+    with Queue(4, 1) as q:
+        hint = hint_of(lambda: q.pin(f"{bpf_folder}/dotted.name"))
+    assert hint.startswith("the name 'dotted.name' has a '.'")
+
+
+# What can't be produced here, from what /proc would say
+
+
+@pytest.fixture
+def old_kernel(monkeypatch):
+    """Makes the decision tree believe in another kernel, and in a process with or without capabilities."""
+
+    def pretend(version: tuple[int, int], capable: bool, sysctl: int = 0) -> None:
+        monkeypatch.setattr(permission, "kernel_version", lambda: version)
+        monkeypatch.setattr(permission, "has_capability", lambda capability: capable)
+        monkeypatch.setattr(permission, "unprivileged_bpf_disabled", lambda: sysctl)
+        monkeypatch.setattr(permission, "in_initial_user_namespace", lambda: True)
+        monkeypatch.setattr(permission, "seccomp_refuses", lambda cmd: False)
+
+    return pretend
+
+
+def test_the_sysctl_before_5_19(old_kernel):
+    """Up to 5.18 the sysctl closes all commands to the unprivileged; since 5.19 it is not to blame."""
+    old_kernel((5, 18), capable=False, sysctl=2)
+    cause = permission.why_not_permitted(Cmd.BPF_MAP_UPDATE_ELEM)
+    assert (cause.kind, cause.certain) == ("sysctl", True)
+    old_kernel((5, 19), capable=False, sysctl=2)
+    assert permission.why_not_permitted(Cmd.BPF_MAP_UPDATE_ELEM).kind == "security-module"
+
+
+def test_memlock_only_before_5_11(old_kernel):
+    """RLIMIT_MEMLOCK is a guess before 5.11, and never named after."""
+    old_kernel((5, 10), capable=True)
+    cause = permission.why_not_permitted(Cmd.BPF_MAP_CREATE)
+    assert (cause.kind, cause.certain) == ("memlock", False)
+    old_kernel((5, 11), capable=True)
+    assert permission.why_not_permitted(Cmd.BPF_MAP_CREATE).kind == "security-module"
+
+
+def test_cap_sys_admin_before_5_8(old_kernel):
+    """CAP_BPF does not exist before 5.8."""
+    old_kernel((5, 7), capable=False)
+    assert permission.why_not_permitted(Cmd.BPF_MAP_CREATE).capability is Capability.CAP_SYS_ADMIN
+
+
+def test_a_guess_is_marked():
+    """A guess says so in its line; a certain cause does not."""
+    assert str(Cause("kind", "text", "help", False)) == "text: help (a guess)"
+    assert str(Cause("kind", "text", "help")) == "text: help"
+
+
+@pytest.mark.parametrize(
+    ("sign", "first"),
+    [({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"), ({"INVOCATION_ID": "1"}, "systemd")],
+)
+def test_the_own_surroundings_come_first(monkeypatch, sign, first):
+    """In a Kubernetes pod the grant for Kubernetes is the first."""
+    for name in ("KUBERNETES_SERVICE_HOST", "INVOCATION_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    for name, value in sign.items():
+        monkeypatch.setenv(name, value)
+    check = doctor.Check("create", False, "", permission.lacking(Capability.CAP_BPF))
+    assert next(iter(check.grants)) == first
+
+
+@pytest.mark.creates
+@pytest.mark.real_kernel(reason="programs")
+def test_bulk_that_is_not_permitted_has_a_cause():
+    """Where the programs of bulk calls are EPERM, the check names who may be to blame."""
+    previous = door.set_hook(
+        lambda cmd, attr, size: -errno.EPERM if cmd == Cmd.BPF_PROG_LOAD else door.ask_kernel(cmd, attr, size)
+    )
+    try:
+        [bulk] = [check for check in rawbpf.diagnose().checks if check.name == "bulk"]
+    finally:
+        door.set_hook(previous)
+    assert bulk.works is False
+    assert bulk.cause is not None
