@@ -1,0 +1,174 @@
+"""Map: what maps of all types have in common. It owns a descriptor; it is created, opened, pinned, frozen and closed."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rawbpf import syscall
+from rawbpf.abi import FileFlag, MapFlag, MapType
+from rawbpf.abi.door import lib
+from rawbpf.maps.listing import id_of_name
+from rawbpf.syscall import MapInfo, StrPath
+from rawbpf.syscall.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from rawbpf.abi._native import CData
+
+_ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WRONLY}
+
+
+def open_flags(access: str) -> int:
+    """The flags of BPF_OBJ_GET and BPF_MAP_GET_FD_BY_ID for access "rw", "r" or "w"."""
+    try:
+        return _ACCESS[access]
+    except KeyError:
+        raise ValueError(f'access is "rw", "r" or "w", not {access!r}') from None
+
+
+class Map(Descriptor):
+    """What all maps share; make one of its subclasses, such as Queue.
+
+    An open map holds one descriptor. Close it, or use `with`: a map that is collected while open is a
+    ResourceWarning. All methods but close() raise ValueError afterwards. Objects may be shared between threads, and
+    after fork() parent and child share the map in the kernel.
+
+    For authors of subclasses: `_adopt(fd, info, *codecs)` makes the object of an open descriptor and sets `_fd` last;
+    `_codecs_of(info, *specs)` checks the caller's specifications of keys and values against what the kernel says and
+    returns their codecs.
+    """
+
+    map_types: ClassVar[tuple[MapType, ...]] = ()
+
+    _info: MapInfo
+    _map: "CData"
+
+    # Ways to get one that is there already
+
+    @classmethod
+    def _open(cls, path: StrPath, *specs: Any, access: str) -> "Self":
+        return cls._from_new_fd(lambda: syscall.obj_get(path, open_flags(access)), *specs)
+
+    @classmethod
+    def _from_id(cls, map_id: int, *specs: Any, access: str) -> "Self":
+        return cls._from_new_fd(lambda: syscall.map_get_fd_by_id(map_id, open_flags(access)), *specs)
+
+    @classmethod
+    def _from_name(cls, name: str, *specs: Any, access: str) -> "Self":
+        return cls._from_id(id_of_name(name, cls.map_types, cls.__name__), *specs, access=access)
+
+    @classmethod
+    def _from_fd(cls, fd: int, *specs: Any) -> "Self":
+        syscall.check_fd(fd)
+        info = syscall.obj_get_info_by_fd(fd)
+        codecs = cls._codecs_of(info, *specs)
+        self = cls.__new__(cls)
+        if fd > 2:
+            self._adopt(fd, info, *codecs)
+            return self
+        # 0 means "none" in many attr fields.
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            self._adopt(moved, info, *codecs)
+        except BaseException:
+            os.close(moved)
+            raise
+        os.close(fd)
+        return self
+
+    @classmethod
+    def _from_new_fd(cls, make: Callable[[], int], *specs: Any) -> "Self":
+        # Not a descriptor as argument: at the beginning of a call a signal handler may raise.
+        fd = make()
+        try:
+            return cls._from_fd(fd, *specs)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def _codecs_of(cls, info: MapInfo, *specs: Any) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def _adopt(self, fd: int, info: MapInfo, *codecs: Any) -> None:
+        """Makes the object of an open map; the descriptor belongs to it as soon as this returns, and not before."""
+        self._info = info
+        self._map = syscall.new_map(fd)
+        self._fd = fd
+
+    # What the kernel says of it
+
+    def info(self) -> MapInfo:
+        """What the kernel says of the map now (BPF_OBJ_GET_INFO_BY_FD)."""
+        return syscall.obj_get_info_by_fd(self.fileno())
+
+    @property
+    def id(self) -> int:
+        """The map's number, system-wide, until it is freed."""
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        """The map's name, "" if it has none."""
+        return self._info.name
+
+    @property
+    def value_size(self) -> int:
+        """Length of a value in bytes."""
+        return self._info.value_size
+
+    @property
+    def max_entries(self) -> int:
+        """How many elements the map holds at most."""
+        return self._info.max_entries
+
+    @property
+    def map_flags(self) -> MapFlag:
+        """The flags it was created with, without BPF_F_RDONLY and BPF_F_WRONLY, which belong to a descriptor."""
+        return self._info.map_flags
+
+    # What can be done to it as a whole
+
+    def pin(self, path: StrPath) -> None:
+        """Gives the map a path in a bpffs (BPF_OBJ_PIN), mode 0600, where it lives until os.unlink(path).
+
+        Raises AlreadyExists, NotFound (no such directory), NotPermitted (not in a bpffs, or a '.' in the last part).
+        """
+        syscall.obj_pin(self.fileno(), path)
+
+    def freeze(self) -> None:
+        """Ends writing from user space for good (BPF_MAP_FREEZE): push, pop, update and delete; reading and BPF
+        programs go on. Linux 5.2.
+
+        Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
+        """
+        syscall.map_freeze(self.fileno())
+
+    def detach(self) -> int:
+        """Gives the descriptor away: the caller closes it, this object counts as closed."""
+        fd = self.fileno()
+        self._fd = -1
+        self._release()
+        return fd
+
+    def close(self) -> None:
+        """Closes the descriptor. The kernel frees the map with its last descriptor, pin and program. May be repeated."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                self._release()
+            finally:
+                os.close(fd)
+
+    def _release(self) -> None:
+        """Ends the use of the descriptor in other threads, before its number is given back."""
+        lib.map_retire(self._map)
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        if self._fd < 0:
+            return f"<{kind} {self.name!r} closed>" if hasattr(self, "_info") else f"<{kind} closed>"
+        sizes = f"value_size={self.value_size} max_entries={self.max_entries}"
+        return f"<{kind} {self.name!r} fd={self._fd} id={self.id} {sizes}>"
