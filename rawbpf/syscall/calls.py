@@ -29,7 +29,7 @@ from rawbpf.abi import (
     MapFlag,
     MapType,
 )
-from rawbpf.abi.door import ffi, lib
+from rawbpf.abi.door import ffi, lib, new_batch, new_map
 from rawbpf.syscall import memlock
 from rawbpf.syscall.errors import BpfError, bpf_error
 from rawbpf.syscall.permission import kernel_version
@@ -359,7 +359,7 @@ def map_update_elem(fd: int, key: None, value: "Buffer", flags: int = BPF_ANY) -
     check_push_flags(flags)
     data = memoryview(value).tobytes()
     info = _checked_info(fd, len(data))
-    result = lib.map_update_elem(new_map(fd), data, flags)
+    result = lib.map_update_elem(new_map(fd, info.value_size), data, flags)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_UPDATE_ELEM, result, fd, info)
 
@@ -372,12 +372,12 @@ def map_lookup_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    m = new_map(fd)
-    element, value = new_element(m, info.value_size)
-    result = lib.map_lookup_elem(element)
+    value = ffi.new("char[]", info.value_size)
+    result = lib.map_lookup_elem(new_map(fd, info.value_size), value)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_LOOKUP_ELEM, result, fd, info)
-    return value.tobytes()
+    data: bytes = ffi.unpack(value, info.value_size)
+    return data
 
 
 def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
@@ -388,35 +388,17 @@ def map_lookup_and_delete_elem(fd: int, key: None, value_size: int) -> bytes:
     """
     check_key(key)
     info = _checked_info(fd, value_size)
-    m = new_map(fd)
-    element, value = new_element(m, info.value_size)
-    result = lib.map_lookup_and_delete_elem(element)
+    m = new_map(fd, info.value_size)
+    batch, value = new_batch(m, 1)
+    result = lib.map_lookup_and_delete_elem(batch)
     if result < 0:
         raise element_error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, fd, info)
     return value.tobytes()
 
 
-def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
-    """The exception for an element command that answered `result`; for a map that was closed (fd -1) a ValueError."""
-    if fd < 0:
-        return ValueError(f"{describe(info)} is closed")
+def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> BpfError:
+    """The exception for an element command that answered `result`."""
     return bpf_error(cmd, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
-
-
-def new_map(fd: int) -> "CData":
-    """A struct map: the descriptor as the element calls take it. Who closes it calls lib.map_retire() first."""
-    return ffi.new("struct map *", {"fd": fd})
-
-
-def new_element(m: "CData", value_size: int) -> "tuple[CData, memoryview]":
-    """Where a peek or a pop leaves its element: a struct element, and a view of its `value_size` bytes of value.
-
-    Only the kernel's own value_size will do: it writes that many bytes. The caller keeps the struct map alive.
-    """
-    memory = bytearray(ffi.sizeof("struct element") + value_size)
-    element = ffi.from_buffer("struct element *", memory)
-    element.map = m
-    return element, memoryview(memory)[ffi.sizeof("struct element") :]
 
 
 def map_freeze(fd: int) -> None:

@@ -270,7 +270,7 @@ def bpf_error(
     `fd`, `token_fd`, `map_type` and the path among the details are where to look for it.
     First raises what a hook at the door raised, if that is why the call failed.
     """
-    raise_hook_failure()
+    raise_hook_failure(-error)
     in_its_terms = _BY_COMMAND.get((cmd, error)) if "subject" in details else None
     meaning = in_its_terms or _BY_ERRNO.get(error) or _Meaning(BpfError, "{subject}: " + strerror(error))
     details.setdefault("subject", "bpf(2)")
