@@ -139,7 +139,7 @@ int map_dup(struct map *map, int32_t *made)
     if (fd >= 0) {
         result = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
         if (result < 0)
-            result = -errno;
+            result = errno == EINVAL ? -EMFILE : -errno; /* EINVAL: the process may have no descriptor above 2 */
     }
     end_call(map, 1);
     *made = result;

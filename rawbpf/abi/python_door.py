@@ -38,7 +38,7 @@ _NR_BPF = syscall_number(os.uname().machine, ffi.sizeof("void *"))
 
 # bpf.h declares it with the arguments of bpf(2): on no Linux does it matter that libc's takes any.
 _syscall = ffi.dlopen(None).syscall
-_fcntl: Any = fcntl.fcntl
+_fcntl: Callable[[int, int, int], int] = fcntl.fcntl
 
 BPF_LOG_SIZE: int = ffi.integer_const("BPF_LOG_SIZE")
 BATCH_FREE, BATCH_TAKEN, BATCH_HELD = range(3)
@@ -218,14 +218,15 @@ def _counted(m: Map, steps: "Iterable[None]") -> None:
         raise
 
 
-def map_dup(m: Map, made: "CData") -> int:
+def map_dup(m: Map, made: Any) -> int:
     if m.fd == _CLOSED:
         return _MAP_CLOSED
     copying = map(_fcntl, map(getattr, (m,), ("fd",)), (fcntl.F_DUPFD_CLOEXEC,), (_STDERR + 1,))
     try:
         _counted(m, map(setitem, (made,), (0,), copying))
     except OSError as error:
-        return -(error.errno or errno.EMFILE)
+        # EINVAL: the process may have no descriptor above 2.
+        return -errno.EBADF if error.errno == errno.EBADF else -errno.EMFILE
     except OverflowError:
         return _MAP_CLOSED
     return int(made[0])

@@ -126,7 +126,8 @@ class QueueOrStack(Map, Generic[T]):
             try:
                 self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
             except BaseException:
-                os.close(fd)
+                if self._fd < 0:
+                    os.close(fd)
                 raise
 
     # Other ways to get one
