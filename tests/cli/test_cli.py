@@ -432,6 +432,9 @@ def test_names_that_are_not_utf8(bpf_folder):
     [
         ["push", "id:1", "--format", "999999999999999s", "x"],
         ["create", "queue", "/nowhere/q", "--format", "999999999999999s", "--entries", "1"],
+        ["create", "queue", "/nowhere/q", "--format", "99999999999999s", "--entries", "1", "--btf"],
+        ["create", "queue", "/nowhere/q", "--value-size", "18446744073709551616", "--entries", "1", "--btf"],
+        ["create", "queue", "/nowhere/q", "--value-size", "4", "--entries", "18446744073709551616", "--btf"],
         ["watch", "id:1", "--interval", "-5"],
         ["watch", "id:1", "--interval", "nan"],
     ],
