@@ -3,8 +3,10 @@
 import argparse
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
+from rawbpf.cli.completion import SCRIPTS
 from rawbpf.cli.notation import integer
 
 _OFFSETOF = re.compile(r"offsetof\((?:struct )?(\w+), ?([\w.]+)\)")
@@ -40,6 +42,27 @@ def file_mode(text: str) -> int:
     if not re.fullmatch("0?[0-7]{3}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a mode such as 0640")
     return int(text, 8)
+
+
+def owner(text: str) -> tuple[int, int]:
+    """The numbers of USER, USER:GROUP or :GROUP; -1 for what is left out."""
+    import grp
+    import pwd
+
+    user, _, group = text.partition(":")
+    return (
+        _number_of(user, "user", lambda name: pwd.getpwnam(name).pw_uid),
+        _number_of(group, "group", lambda name: grp.getgrnam(name).gr_gid),
+    )
+
+
+def _number_of(name: str, kind: str, look_up: Callable[[str], int]) -> int:
+    if not name or name.isdecimal():
+        return int(name or "-1")
+    try:
+        return look_up(name)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"there is no {kind} {name!r}") from None
 
 
 def assignment(text: str) -> tuple[str, str]:
@@ -86,8 +109,8 @@ def add_map_argument(command: argparse.ArgumentParser) -> None:
 def add_notation_arguments(command: argparse.ArgumentParser) -> None:
     notations = command.add_argument_group(
         "values",
-        "Unless told otherwise, values of 1, 2, 4 and 8 bytes are unsigned integers; others are text, or 0x and "
-        "hexadecimal digits.",
+        "Unless told otherwise, structs that the map describes (BTF) are JSON, values of 1, 2, 4 and 8 bytes unsigned "
+        "integers, others text, or 0x and hexadecimal digits.",
     ).add_mutually_exclusive_group()
     notations.add_argument("--format", metavar="F", help="a struct format such as '<IH': fields with commas between")
     notations.add_argument("--hex", action="store_true", help="hexadecimal digits")
@@ -112,11 +135,13 @@ def add_create_arguments(command: argparse.ArgumentParser) -> None:
 def add_pin_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("path", metavar="PATH", help="where in a bpffs")
     command.add_argument("--mode", type=file_mode, help="who may open the pin, such as 0640 (0600)")
-    command.add_argument("--owner", metavar="USER[:GROUP]", help="whom the pin belongs to, by name or number")
+    command.add_argument(
+        "--owner", type=owner, metavar="USER[:GROUP]", help="whom the pin belongs to, by name or number"
+    )
 
 
 def add_unpin_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("path", metavar="PATH", help="a queue's or stack's pin")
+    command.add_argument("path", metavar="PIN", help="a map's pin")
 
 
 def add_push_arguments(command: argparse.ArgumentParser) -> None:
@@ -166,7 +191,9 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_completion_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    command.add_argument("shell", nargs="?", choices=sorted(SCRIPTS), help="the shell that the script is for")
+    # What the scripts call: the words that may follow these.
+    command.add_argument("--words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def add_explain_arguments(command: argparse.ArgumentParser) -> None:

@@ -1,20 +1,24 @@
-"""The commands about whole maps: list, show, create, freeze, pin, size, snapshot, watch. Each returns the exit code."""
+"""The commands about whole maps: list, show, create, freeze, pin, unpin, size, snapshot, watch.
+
+Each is a function that returns the exit code.
+"""
 
 import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from rawbpf.cli import pins
 from rawbpf.cli.errors import DONE, UsageError
-from rawbpf.cli.output import redraw, say, say_json, write_lines
+from rawbpf.cli.output import redraw, say, say_json, say_table, write_lines
 from rawbpf.cli.stop_signals import StopSignals
 from rawbpf.cli.value_lines import line_format, notation_of, struct_notation
 from rawbpf.maps.queue_stack import Map, Queue, Stack, maps, open_map
 from rawbpf.syscall import check_name, describe
-from rawbpf.syscall.errors import NotFound, NotPermitted, Unsupported
+from rawbpf.syscall.errors import BpfError, NotFound
 from rawbpf.syscall.permission import proc_fields
 
 
@@ -23,19 +27,41 @@ def run_list(options: argparse.Namespace) -> int:
     if options.json:
         say_json(described)
         return DONE
-    for each in described:
-        say(
-            f"{each['id']}: {each['type']}  {each.get('name', '')}  value {each['bytes_value']}B"
-            f"  max_entries {each['max_entries']}  flags {each['flags']:#x}"
-        )
+    rows = [[str(column(each)) for column in _COLUMNS.values()] for each in described]
+    say_table(list(_COLUMNS), rows, right=["ID", "VALUE", "ENTRIES", "SIZE"])
     return DONE
 
 
+# What `list` shows of a map, from _described().
+_COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "ID": lambda shown: shown["id"],
+    "TYPE": lambda shown: shown["type"],
+    "NAME": lambda shown: shown.get("name", ""),
+    "VALUE": lambda shown: f"{shown['bytes_value']} B",
+    "SIZE": lambda shown: shown.get("size", "?"),
+    "ENTRIES": lambda shown: shown["max_entries"],
+    "FLAGS": lambda shown: f"{shown['flags']:#x}",
+    "PINS": lambda shown: " ".join(shown.get("pinned", ())),
+}
+
+
 def _all_described() -> Iterator[dict[str, Any]]:
+    pinned = pins.paths_by_map_id()
     for info in maps():
         # It may have been freed since it was listed.
         with suppress(NotFound), open_map(f"id:{info.id}", access="r") as m:
-            yield _as_bpftool(m)
+            yield _described(m, pinned)
+
+
+def _described(m: Map[Any], pinned: Mapping[int, list[str]]) -> dict[str, Any]:
+    """What bpftool says of the map, where it is pinned, and, which bpftool does not say, how many elements it has."""
+    shown = _as_bpftool(m)
+    if paths := pinned.get(m.id):
+        shown["pinned"] = paths
+    # Counting takes a BPF program, which may not be permitted.
+    with suppress(BpfError):
+        shown["size"] = m.qsize()
+    return shown
 
 
 def _as_bpftool(m: Map[Any]) -> dict[str, Any]:
@@ -61,16 +87,17 @@ def _as_bpftool(m: Map[Any]) -> dict[str, Any]:
 
 def run_show(options: argparse.Namespace) -> int:
     with open_map(options.map, access="r") as m:
-        shown = _as_bpftool(m)
-        # bpftool does not say this. Counting takes a BPF program, which may not be permitted.
-        with suppress(NotPermitted, Unsupported):
-            shown["size"] = m.qsize()
+        shown = _described(m, pins.paths_by_map_id())
     if options.json:
         say_json(shown)
     else:
         for key, value in shown.items():
-            say(f"{key:13}  {value:#x}" if key == "flags" else f"{key:13}  {value}")
+            say(f"{key:13}  {_shown(key, value)}")
     return DONE
+
+
+def _shown(key: str, value: Any) -> str:
+    return f"{value:#x}" if key == "flags" else " ".join(value) if key == "pinned" else str(value)
 
 
 def run_create(options: argparse.Namespace) -> int:
@@ -83,7 +110,7 @@ def run_create(options: argparse.Namespace) -> int:
         value = options.format
     name = options.name if options.name is not None else _name_of(options.path)
     with kind(value, options.entries, name=name, btf=options.btf) as m:
-        m.pin(options.path)
+        _pin(m, options)
         if options.json:
             say_json(_as_bpftool(m) | {"pinned": [options.path]})
         else:
@@ -111,9 +138,32 @@ def run_freeze(options: argparse.Namespace) -> int:
 
 def run_pin(options: argparse.Namespace) -> int:
     with open_map(options.map) as m:
-        m.pin(options.path)
+        _pin(m, options)
         if options.json:
             say_json({"id": m.id, "pinned": [options.path]})
+    return DONE
+
+
+def _pin(m: Map[Any], options: argparse.Namespace) -> None:
+    """Pins with --owner and --mode; if one of them is refused, there is no pin."""
+    m.pin(options.path)
+    try:
+        if options.owner is not None:
+            os.chown(options.path, *options.owner)
+        if options.mode is not None:
+            os.chmod(options.path, options.mode)
+    except BaseException:
+        os.unlink(options.path)
+        raise
+
+
+def run_unpin(options: argparse.Namespace) -> int:
+    # An absolute path: "id:7" is a file's name here. And no other file than a map's pin is removed.
+    path = os.path.abspath(options.path)
+    with open_map(path, access="r") as m:
+        os.unlink(path)
+        if options.json:
+            say_json({"id": m.id, "unpinned": options.path})
     return DONE
 
 

@@ -177,6 +177,12 @@ class BtfNotation:
 
     def __init__(self, codec: Codec[Any]) -> None:
         self._codec = codec
+        self._zero = codec.decode(bytes(codec.size))
+
+    @property
+    def has_members(self) -> bool:
+        """Whether the type is a struct, a union or an array of anything but bytes."""
+        return isinstance(self._zero, (StructValue, tuple))
 
     def encode(self, text: str) -> bytes:
         try:
@@ -184,7 +190,7 @@ class BtfNotation:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{text[:100]!r} is not JSON: {error}") from None
         try:
-            return self._codec.encode(_shaped(given, self._codec.decode(bytes(self._codec.size))))
+            return self._codec.encode(_shaped(given, self._zero))
         except TypeError as error:
             raise ValueError(str(error)) from None
 

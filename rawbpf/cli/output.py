@@ -21,6 +21,16 @@ def say(text: object = "", style: str = "") -> None:
     print(f"{style}{shown}{_PLAIN}" if style and has_colour(sys.stdout) else shown, flush=True)
 
 
+def say_table(header: list[str], rows: list[list[str]], right: Iterable[str] = ()) -> None:
+    """Prints rows in columns under a header; the columns named in `right` are aligned at their right."""
+    lines = [[escaped(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    align = [str.rjust if name in right else str.ljust for name in header]
+    for number, line in enumerate(lines):
+        cells = [put(cell, width) for put, cell, width in zip(align, line, widths, strict=True)]
+        say("  ".join(cells).rstrip(), style="" if number else BOLD)
+
+
 def say_json(value: Any) -> None:
     """Prints a value as JSON on one line. json.dumps() escapes whatever is not ASCII."""
     print(json.dumps(value), flush=True)

@@ -83,8 +83,14 @@ COMMANDS = {
     "pin": Command(
         map_commands.run_pin,
         "give a map a path in a bpffs",
-        "rawbpf pin id:294 /sys/fs/bpf/events",
+        "rawbpf pin id:294 /sys/fs/bpf/events --mode 0640 --owner root:adm",
         (_MAP, arguments.add_pin_arguments, _JSON),
+    ),
+    "unpin": Command(
+        map_commands.run_unpin,
+        "remove a map's pin; the map lives on while a program or a process has it",
+        "rawbpf unpin /sys/fs/bpf/events",
+        (arguments.add_unpin_arguments, _JSON),
     ),
     "run": Command(
         object_commands.run_run,
@@ -112,8 +118,8 @@ COMMANDS = {
     ),
     "completion": Command(
         tool_commands.run_completion,
-        "print a completion script",
-        "rawbpf completion bash > rawbpf.bash",
+        "print a completion script for bash, fish or zsh",
+        'eval "$(rawbpf completion bash)"',
         (arguments.add_completion_arguments,),
     ),
 }

@@ -1,9 +1,9 @@
 """The commands that are about bpf(2) itself or about this program: doctor, explain, tour, completion."""
 
 import argparse
-from importlib import import_module
 from typing import Any
 
+from rawbpf.cli.completion import SCRIPTS, words_after
 from rawbpf.cli.errors import DONE, ERROR, NOT_PERMITTED, UsageError
 from rawbpf.cli.output import say, say_json
 
@@ -37,9 +37,11 @@ def run_tour(options: argparse.Namespace) -> int:
 
 
 def run_completion(options: argparse.Namespace) -> int:
-    try:
-        shtab = import_module("shtab")
-    except ImportError:
-        raise UsageError("shell completion needs the package shtab: pip install 'rawbpf[completion]'") from None
-    say(shtab.complete(options.parser, options.shell))
+    if options.words is not None:
+        for word in words_after(options.parser, options.words):
+            say(word)
+    elif options.shell is None:
+        raise UsageError(f"completion wants one of {', '.join(sorted(SCRIPTS))}")
+    else:
+        say(SCRIPTS[options.shell])
     return DONE

@@ -2,24 +2,37 @@
 
 import argparse
 import json
+from contextlib import suppress
 from typing import Any
 
 from rawbpf.cli.drain import LineFormat
 from rawbpf.cli.errors import UsageError
 from rawbpf.cli.notation import BtfNotation, Notation, StructNotation, notation_for
 from rawbpf.maps.queue_stack import Map
+from rawbpf.syscall.errors import NotPermitted
 
 
 def notation_of(options: argparse.Namespace, m: Map[Any]) -> Notation:
     """The notation that the options ask for. Raises UsageError if it does not fit the map's values."""
+    chosen = options.format or options.hex or options.text or options.raw
     try:
         if options.btf:
-            from rawbpf.values.map_btf import codec_of
-
-            return BtfNotation(codec_of(m.info()))
+            return _btf_notation(m)
+        if not chosen and m.info().btf_value_type_id:
+            # Without CAP_SYS_ADMIN the kernel does not hand BTF out, and not all types are read.
+            with suppress(NotPermitted, ValueError):
+                notation = _btf_notation(m)
+                if notation.has_members:
+                    return notation
         return notation_for(m.value_size, struct_format=options.format, as_hex=options.hex, as_text=options.text)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _btf_notation(m: Map[Any]) -> BtfNotation:
+    from rawbpf.values.map_btf import codec_of
+
+    return BtfNotation(codec_of(m.info()))
 
 
 def struct_notation(struct_format: str) -> StructNotation:

@@ -167,7 +167,7 @@ class _Writer:
                 members.append((f"f{len(members)}", self._item(item[-1], size), end - size))
                 last = size
             if len(members) > _MEMBERS_MAX:
-                raise ValueError(f"the struct format {form!r} has more than {_MEMBERS_MAX} fields: BTF has no such struct")
+                raise ValueError(f"the struct format {form!r} has more than {_MEMBERS_MAX} fields, the most in BTF")
         if len(members) == 1 and last == struct.calcsize(form):
             return members[0][1]
         return self.builder.struct("", struct.calcsize(form), members)
