@@ -22,6 +22,10 @@ from rawbpf.syscall import MapInfo
 from rawbpf.values.btf_codec import BtfCodec
 from rawbpf.values.codecs import FORMAT_ITEM, Codec, CtypesType, RawBytes, StructFormat
 
+_U32_MAX = 2**32 - 1
+# The members of a struct are counted in 16 bits.
+_MEMBERS_MAX = 2**16 - 1
+
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
@@ -57,6 +61,9 @@ def described(codec: Codec[Any], token_fd: int | None = None) -> Iterator[tuple[
 
     Raises ValueError or TypeError for what BTF can't describe, and what btf_load() raises.
     """
+    # In BTF a size has 32 bits.
+    if codec.size > _U32_MAX:
+        raise ValueError(f"value_size must be from 1 to {_U32_MAX}, not {codec.size}")
     writer = _Writer()
     value = writer.codec(codec)
     key = writer.builder.struct("", 0, [])
@@ -159,6 +166,8 @@ class _Writer:
             if not item.endswith("x") and (size or item == "0s"):
                 members.append((f"f{len(members)}", self._item(item[-1], size), end - size))
                 last = size
+            if len(members) > _MEMBERS_MAX:
+                raise ValueError(f"the struct format {form!r} has more than {_MEMBERS_MAX} fields, the most in BTF")
         if len(members) == 1 and last == struct.calcsize(form):
             return members[0][1]
         return self.builder.struct("", struct.calcsize(form), members)
