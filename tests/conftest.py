@@ -30,7 +30,7 @@ import pytest
 from rawbpf import NotPermitted, Queue, Stack, syscall
 from rawbpf.abi import Cmd, MapType, door
 from rawbpf.maps import bpffs
-from rawbpf.syscall.permission import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
+from rawbpf.syscall.proc import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
 
 # Root as we know it may become another user and drop capabilities; in a user namespace, or with CAP_BPF alone, it
 # can't. CAP_SETGID, CAP_SETUID and CAP_SETPCAP are bits 6 to 8.

@@ -25,7 +25,7 @@ from rawbpf.cli.value_text import ByType, Form, Struct, form_for, integer
 from rawbpf.maps.queue_stack import Map, Queue, Stack, map_from_fd, maps, open_map
 from rawbpf.syscall import check_name, describe
 from rawbpf.syscall.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsupported, errno_name
-from rawbpf.syscall.permission import proc_fields
+from rawbpf.syscall.proc import proc_fields
 from rawbpf.values.codecs import RawBytes
 from rawbpf.version import __version__
 

@@ -42,7 +42,8 @@ from rawbpf.programs.asm import (
 )
 from rawbpf.programs.program import ETH_HLEN, Program
 from rawbpf.syscall.errors import EXHAUSTED, BpfError, NotPermitted, Unsupported
-from rawbpf.syscall.permission import Capability, has_capability, lacking
+from rawbpf.syscall.permission import lacking
+from rawbpf.syscall.proc import Capability, has_capability
 
 # The scratch of a snapshot: what is asked for, what was found, and a part of the ring.
 _FROM, _LENGTH, _ADDRESS, _HEAD, _TAIL, _DATA = 0, 8, 16, 24, 28, 64

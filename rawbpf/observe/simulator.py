@@ -48,7 +48,7 @@ from rawbpf.abi.door import ffi, lib
 from rawbpf.observe import user_memory
 from rawbpf.observe.attr_fields import Field, map_info, number_in, struct_of
 from rawbpf.observe.user_memory import Fault
-from rawbpf.syscall.permission import Capability
+from rawbpf.syscall.proc import Capability
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData

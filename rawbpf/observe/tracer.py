@@ -23,7 +23,7 @@ from rawbpf.observe.diagram import draw, draw_link_info, draw_map_info
 from rawbpf.observe.user_memory import Fault
 from rawbpf.syscall import MapInfo, bpf_attr, describe, map_info
 from rawbpf.syscall.errors import bpf_error, errno_name
-from rawbpf.syscall.permission import proc_fields
+from rawbpf.syscall.proc import proc_fields
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from rawbpf.abi._native import CData
     from rawbpf.programs.link import Link, Target
 
-# A kernel must not be sent non-zero bytes that it does not know; behind the last field that is used all are zero.
-_LOAD_SIZE = 128
-TEST_RUN_SIZE = 64
+TEST_RUN_SIZE = ffi.sizeof("union bpf_attr")
 
 # PROG_LOAD is EAGAIN when a signal arrives while the verifier is at work.
 _LOAD_TRIES = 10
@@ -255,11 +253,11 @@ def _load(attr: "CData") -> int:
     """BPF_PROG_LOAD, retried when a signal disturbed the verifier."""
     result = 0
     for _ in range(_LOAD_TRIES):
-        result = syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE)
+        result = syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr)
         if result != -errno.EAGAIN:
             break
     if result == -errno.EPERM:
-        result, _ = memlock.retry(result, lambda: syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
+        result, _ = memlock.retry(result, lambda: syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr))
     return result
 
 

@@ -7,7 +7,8 @@ limit does not matter.
 from collections.abc import Callable
 
 from rawbpf.abi import Cmd
-from rawbpf.syscall.permission import in_initial_user_namespace, is_capable, kernel_version
+from rawbpf.syscall.permission import is_capable
+from rawbpf.syscall.proc import in_initial_user_namespace, kernel_version
 
 _enabled = True
 _raised = False

@@ -13,7 +13,7 @@ import pytest
 from rawbpf.abi import constants, layout
 from rawbpf.abi.door import ffi
 from rawbpf.btf import reader
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 
 LAYOUT = layout.parse(files("rawbpf.abi").joinpath("bpf.h").read_text())
 UNION_FIELDS = {field.path: field for fields in (LAYOUT[c] for c in LAYOUT if c.startswith("BPF_")) for field in fields}

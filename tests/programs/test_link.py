@@ -53,7 +53,7 @@ from rawbpf.programs.asm import (
 )
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from tests.conftest import descriptors, skip_other_kernels
 
 pytestmark = [pytest.mark.creates, pytest.mark.admin, pytest.mark.real_kernel(reason="programs")]

@@ -10,7 +10,7 @@ import pytest
 from rawbpf import BpfError, MapFlag, Queue, Stack, syscall
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, Cmd, MapType
 from rawbpf.abi.door import ffi
-from rawbpf.syscall.permission import Capability, has_capability, kernel_version
+from rawbpf.syscall.proc import Capability, has_capability, kernel_version
 
 pytestmark = pytest.mark.creates
 

@@ -9,7 +9,7 @@ import pytest
 from rawbpf import BPF_ANY, BPF_EXIST, BPF_NOEXIST, BpfError, Empty, Full, MapFlag, NotPermitted, Queue, Stack, syscall
 from rawbpf.abi import ENOTSUPP, Cmd, MapType
 from rawbpf.abi.door import ffi
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 
 pytestmark = pytest.mark.creates
 

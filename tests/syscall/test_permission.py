@@ -10,7 +10,7 @@ import pytest
 
 from rawbpf import Cmd, Queue
 from rawbpf.syscall import permission
-from rawbpf.syscall.permission import Capability, kernel_version
+from rawbpf.syscall.proc import Capability, kernel_version
 
 NEEDED = "CAP_BPF" if kernel_version() >= (5, 8) else "CAP_SYS_ADMIN"
 

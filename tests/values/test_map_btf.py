@@ -21,7 +21,7 @@ import rawbpf
 from rawbpf import BTF, NotFound, Queue, Stack, open_map, syscall
 from rawbpf.abi import Cmd, constants, door
 from rawbpf.btf.reader import VMLINUX, Btf, Kind
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from rawbpf.values.btf_codec import BtfCodec
 from rawbpf.values.codecs import codec_for
 from rawbpf.values.map_btf import codec_of, described

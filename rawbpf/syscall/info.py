@@ -1,0 +1,195 @@
+"""BPF_OBJ_GET_INFO_BY_FD: what the kernel says of a map, a link, type information."""
+
+import errno
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from rawbpf.abi import AttachType, Cmd, LinkType, MapFlag, MapType
+from rawbpf.abi.door import ffi
+from rawbpf.syscall.call import address_of, bpf_attr, call, pointer
+from rawbpf.syscall.errors import BpfError, bpf_error
+from rawbpf.syscall.rules import QUEUE_AND_STACK, check_fd
+
+if TYPE_CHECKING:
+    from rawbpf.abi._native import CData
+
+
+class MapInfo(NamedTuple):
+    """struct bpf_map_info: what BPF_OBJ_GET_INFO_BY_FD says of a map. Sizes are in bytes.
+
+    Fields that the running kernel does not know are 0. Linux 4.13.
+
+    >>> with Queue(4, 8, name="events") as q:
+    ...     info = q.info()
+    ...     info.type.name, info.name, info.value_size, info.max_entries
+    ('BPF_MAP_TYPE_QUEUE', 'events', 4, 8)
+    """
+
+    type: MapType
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: MapFlag
+    name: str
+    ifindex: int
+    btf_vmlinux_value_type_id: int
+    netns_dev: int
+    netns_ino: int
+    btf_id: int
+    btf_key_type_id: int
+    btf_value_type_id: int
+    btf_vmlinux_id: int
+    map_extra: int
+
+
+class BtfInfo(NamedTuple):
+    """struct bpf_btf_info: what BPF_OBJ_GET_INFO_BY_FD says of type information. `data` is the blob itself.
+
+    `kernel_btf` is whether it is the kernel's own (`name` "vmlinux") or a module's; before 5.11 that is not known.
+    """
+
+    data: bytes
+    id: int
+    name: str
+    kernel_btf: bool
+
+
+class LinkInfo(NamedTuple):
+    """struct bpf_link_info: what BPF_OBJ_GET_INFO_BY_FD says of a link. What its type does not have is None; fields
+    that the running kernel does not know are 0.
+
+    `prog_id` is the program's. Of raw tracepoints `tp_name` is the name; of iterators `target_name` what they go over.
+    `target_obj_id` and `target_btf_id` say which function a tracing program hangs on: the BTF object, and the type in
+    it. `cgroup_id` is the inode of the cgroup's folder, `netns_ino` that of the network namespace. `ifindex` is 0 once
+    the interface is gone.
+    """
+
+    type: LinkType
+    id: int
+    prog_id: int
+    attach_type: AttachType | None = None
+    tp_name: str | None = None
+    target_name: str | None = None
+    target_obj_id: int | None = None
+    target_btf_id: int | None = None
+    cookie: int | None = None
+    cgroup_id: int | None = None
+    netns_ino: int | None = None
+    ifindex: int | None = None
+    map_id: int | None = None
+
+
+# For each type of link the member of the struct's union, and which of its fields are told.
+_LINK_FIELDS = {
+    LinkType.BPF_LINK_TYPE_RAW_TRACEPOINT: ("raw_tracepoint", ("tp_name", "cookie")),
+    LinkType.BPF_LINK_TYPE_TRACING: ("tracing", ("attach_type", "target_obj_id", "target_btf_id", "cookie")),
+    LinkType.BPF_LINK_TYPE_CGROUP: ("cgroup", ("cgroup_id", "attach_type")),
+    LinkType.BPF_LINK_TYPE_ITER: ("iter", ("target_name",)),
+    LinkType.BPF_LINK_TYPE_NETNS: ("netns", ("netns_ino", "attach_type")),
+    LinkType.BPF_LINK_TYPE_XDP: ("xdp", ("ifindex",)),
+    LinkType.BPF_LINK_TYPE_STRUCT_OPS: ("struct_ops", ("map_id",)),
+    LinkType.BPF_LINK_TYPE_TCX: ("tcx", ("ifindex", "attach_type")),
+    LinkType.BPF_LINK_TYPE_NETKIT: ("netkit", ("ifindex", "attach_type")),
+    LinkType.BPF_LINK_TYPE_SOCKMAP: ("sockmap", ("map_id", "attach_type")),
+}
+
+
+def obj_get_info_by_fd(fd: int) -> MapInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as a map's. Linux 4.13.
+
+    The kernel answers for programs and links too, with other structs: check_queue_or_stack() tells a queue from a
+    program of type 22.
+    """
+    # The kernel reads `hash` and `hash_size`: the struct must be zeroed, as ffi.new does.
+    info = ffi.new("struct bpf_map_info *")
+    fill_info(fd, info)
+    return map_info(info)
+
+
+def fill_info(fd: int, info: "CData") -> None:
+    """Lets the kernel fill an info struct; what it reads of it must be set."""
+    attr = bpf_attr(
+        info={
+            "bpf_fd": check_fd(fd),
+            "info_len": ffi.sizeof(info[0]),
+            "info": address_of(info),
+        }
+    )
+    result = call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr)
+    if result < 0:
+        raise bpf_error(Cmd.BPF_OBJ_GET_INFO_BY_FD, -result, subject=f"descriptor {fd}")
+
+
+def map_info(info: "CData") -> MapInfo:
+    """A struct bpf_map_info that the kernel has filled in, as a MapInfo."""
+    return MapInfo(
+        MapType(info.type),
+        info.id,
+        info.key_size,
+        info.value_size,
+        info.max_entries,
+        MapFlag(info.map_flags),
+        os.fsdecode(ffi.string(info.name)),
+        *(getattr(info, field) for field in MapInfo._fields[7:]),
+    )
+
+
+def btf_get_info_by_fd(fd: int) -> BtfInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as type information's: asked once for the size, and once for the blob. Linux 4.18.
+
+    The descriptor must be one of btf_load() or btf_get_fd_by_id(): the kernel answers others with other structs.
+    """
+    info, name = ffi.new("struct bpf_btf_info *"), ffi.new("char[64]")
+    fill_info(fd, info)
+    data = bytearray(info.btf_size)
+    info.btf = pointer(data)
+    info.name, info.name_len = address_of(name), ffi.sizeof(name)
+    try:
+        fill_info(fd, info)
+    except BpfError as error:
+        # Before 5.11 the struct ends with `id`, and what lies beyond must be 0.
+        if error.errno != errno.E2BIG:
+            raise
+        info.name = info.name_len = 0
+        fill_info(fd, info)
+    return BtfInfo(bytes(data), info.id, os.fsdecode(ffi.string(name)), bool(info.kernel_btf))
+
+
+def link_get_info_by_fd(fd: int) -> LinkInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as a link's. Raises BpfError (EINVAL) before Linux 5.8."""
+    info = ffi.new("struct bpf_link_info *")
+    fill_info(fd, info)
+    member, names = _LINK_FIELDS.get(LinkType(info.type), ("", ()))
+    part = getattr(info, member) if member else None
+    fields = {name: getattr(part, name) for name in names}
+    for name in {"tp_name", "target_name"} & fields.keys():
+        fields[name] = _name_in_info(fd, member, name, getattr(part, f"{name}_len"))
+    if "attach_type" in fields:
+        fields["attach_type"] = AttachType(fields["attach_type"])
+    return LinkInfo(LinkType(info.type), info.id, info.prog_id, **fields)
+
+
+def _name_in_info(fd: int, member: str, name: str, length: int) -> str:
+    """Asks again, with a buffer for the name. Only now: in other types of links the same bytes count other things."""
+    buffer = ffi.new("char[]", length)
+    part = {name: address_of(buffer), f"{name}_len": length}
+    fill_info(fd, ffi.new("struct bpf_link_info *", {member: part}))
+    return os.fsdecode(ffi.string(buffer))
+
+
+def check_queue_or_stack(info: MapInfo) -> MapInfo:
+    """Returns the info if it is a queue's or a stack's, else raises TypeError.
+
+    A program's struct stands where a map's is expected if the descriptor is a program's: where these maps have
+    key_size 0 it has the first bytes of a hash.
+    """
+    if info.type not in QUEUE_AND_STACK or info.key_size != 0:
+        raise TypeError("this is neither a queue nor a stack map")
+    return info
+
+
+def describe(info: MapInfo) -> str:
+    """A map in an error's words: "queue 'events'", "stack with id 7"."""
+    kind = info.type.name.removeprefix("BPF_MAP_TYPE_").lower()
+    return f"{kind} {info.name!r}" if info.name else f"{kind} with id {info.id}"
