@@ -71,7 +71,7 @@ def test_a_wrong_offset_does_not_compile(tmp_path: Path):
     if not build_ffi.ABI.exists():
         pytest.skip("the source tree is not here")
     text = files("rawbpf.abi").joinpath("bpf.h").read_text()
-    for source, compiles in ((text, True), (text.replace("/* 16  4.6 */", "/* 20  4.6 */"), False)):
+    for source, compiles in ((text, True), (text.replace("/*  16  4.6 ", "/*  20  4.6 "), False)):
         unit = tmp_path / "unit.c"
         unit.write_text(build_ffi.INCLUDES + source + build_ffi.assertions(source))
         result = subprocess.run(["cc", "-fsyntax-only", str(unit)], capture_output=True, text=True)

@@ -353,7 +353,7 @@ def test_the_drawing_of_its_info(kind, q):
         stack.enter_context(rawbpf.trace(file=file, attrs=True))
         info = link.info()
     drawn = re.findall(
-        r"^ +\d+ +\d+ (\w+) +[5-7]\.", file.getvalue().rpartition("struct bpf_link_info: ")[2], re.MULTILINE
+        r"^ +\d+ +\d+ (?:\w+\.)?(\w+) +[5-7]\.", file.getvalue().rpartition("struct bpf_link_info: ")[2], re.MULTILINE
     )
     given = [name for name, value in info._asdict().items() if value is not None]
     # Older kernels' struct ends before it.
