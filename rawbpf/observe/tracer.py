@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachType, Cmd, door
+from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachType, Cmd, MapType, door
 from rawbpf.abi.door import ffi
 from rawbpf.observe import user_memory
 from rawbpf.observe.attr_fields import (
@@ -201,11 +201,12 @@ class _Call:
             path = os.fsdecode(_string_at(values["pathname"]))
             return {"path": path, "subject": repr(path)}
         if self.cmd == Cmd.BPF_MAP_CREATE:
-            return {"subject": "the map", **values}
+            return {"subject": "the map", "about": MapType(values["map_type"]), **values}
         if self.cmd == Cmd.BPF_RAW_TRACEPOINT_OPEN:
             return {"subject": f"raw tracepoint {os.fsdecode(_string_at(values['name']))!r}"}
         if self.cmd == Cmd.BPF_LINK_CREATE:
-            return {"subject": AttachType(values["attach_type"]).name}
+            about = AttachType(values["attach_type"])
+            return {"subject": about.name, "about": about}
         if "link_fd" in values:
             return {"subject": f"the link of descriptor {values['link_fd']}"}
         for name in ("map_id", "link_id"):
@@ -216,7 +217,8 @@ class _Call:
         info = _info_of(values["map_fd"])
         if info is None:
             return {"subject": f"descriptor {values['map_fd']}"}
-        return {"subject": describe(info), "fd": values["map_fd"], "max_entries": info.max_entries}
+        details = {"subject": describe(info), "fd": values["map_fd"], "about": info.type}
+        return {**details, "max_entries": info.max_entries}
 
 
 def _split(cmd: int) -> tuple[Cmd, str]:

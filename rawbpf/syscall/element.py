@@ -66,7 +66,7 @@ def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
     """The exception for an element command that answered `result`; for a map that was closed (fd -1) a ValueError."""
     if fd < 0:
         return ValueError(f"{describe(info)} is closed")
-    return bpf_error(cmd, -result, fd=fd, subject=describe(info), max_entries=info.max_entries)
+    return bpf_error(cmd, -result, fd=fd, about=info.type, subject=describe(info), max_entries=info.max_entries)
 
 
 def new_map(fd: int) -> "CData":

@@ -1,12 +1,14 @@
 """The commands that attach programs, and for the links that they make."""
 
 import errno
+import os
 from typing import Any
 
 from rawbpf.abi import AttachFlag, AttachType, Cmd
 from rawbpf.abi.door import ffi
 from rawbpf.syscall.call import address_of, bpf_attr, call, next_id, open_descriptor
-from rawbpf.syscall.errors import bpf_error
+from rawbpf.syscall.errors import BpfError, NotFound, bpf_error
+from rawbpf.syscall.proc import proc_fields
 from rawbpf.syscall.rules import check_fd, u32
 
 
@@ -33,7 +35,8 @@ def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
     result = open_descriptor(Cmd.BPF_RAW_TRACEPOINT_OPEN, attr)
     if result < 0:
         place = "the function that the program was loaded for" if name is None else f"raw tracepoint {name!r}"
-        raise bpf_error(Cmd.BPF_RAW_TRACEPOINT_OPEN, -result, subject=place)
+        about = None if name is not None else _what_busy_means(AttachType.BPF_TRACE_FENTRY, -result, prog_fd)
+        raise bpf_error(Cmd.BPF_RAW_TRACEPOINT_OPEN, -result, about=about, subject=place)
     return result
 
 
@@ -61,8 +64,35 @@ def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0, *, 
     result = open_descriptor(Cmd.BPF_LINK_CREATE, attr)
     if result < 0:
         subject = f"{kind.name} of {where or f'target {target}'}"
-        raise bpf_error(Cmd.BPF_LINK_CREATE, -result, subject=subject)
+        raise bpf_error(Cmd.BPF_LINK_CREATE, -result, about=_what_busy_means(kind, -result, prog_fd), subject=subject)
     return result
+
+
+def _what_busy_means(attach_type: AttachType, error: int, prog_fd: int) -> AttachType | None:
+    """The attach type, unless a tracing program is attached already: that is EBUSY as well, and means another thing."""
+    return None if error == errno.EBUSY and _is_attached(prog_fd) else attach_type
+
+
+def _is_attached(prog_fd: int) -> bool:
+    """Whether one of the system's links has this program; False where that can't be seen."""
+    prog_id = proc_fields(f"/proc/self/fdinfo/{prog_fd}").get("prog_id")
+    try:
+        link_id = link_get_next_id(0)
+        while link_id is not None:
+            try:
+                fd = link_get_fd_by_id(link_id)
+            except NotFound:
+                continue
+            finally:
+                link_id = link_get_next_id(link_id)
+            try:
+                if proc_fields(f"/proc/self/fdinfo/{fd}").get("prog_id") == prog_id:
+                    return True
+            finally:
+                os.close(fd)
+    except BpfError:
+        pass
+    return False
 
 
 def link_update(link_fd: int, new_prog_fd: int, old_prog_fd: int | None = None) -> None:

@@ -92,7 +92,7 @@ def create(attr: "CData", subject: str) -> int:
             subject=subject,
             hint=hint,
             token_fd=attr.map_token_fd if attr.map_flags & MapFlag.BPF_F_TOKEN_FD else None,
-            map_type=MapType(attr.map_type),
+            about=MapType(attr.map_type),
             max_entries=attr.max_entries,
             value_size=attr.value_size,
         )

@@ -7,6 +7,7 @@ what doctor.py prints, are the same Cause.
 import errno
 import mmap
 import os
+import stat
 from typing import NamedTuple
 
 from rawbpf.abi import Cmd, MapType
@@ -126,6 +127,22 @@ def why_not_permitted(
         or (_why_token_refused(cmd, token_fd, map_type) if token_fd is not None else None)
         or _why_process_refused(cmd)
     )
+
+
+def why_no_access(cmd: Cmd, path: str) -> Cause | None:
+    """The cause of an EACCES for a path in a bpffs, from its owner and mode; None if those do not show it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    place = path if cmd == Cmd.BPF_OBJ_GET else folder
+    me = os.geteuid()
+    try:
+        found = os.stat(place)
+    except OSError:
+        return None
+    if me in (0, found.st_uid) or file_system_of(folder) != "bpf":
+        return None
+    mode = stat.S_IMODE(found.st_mode)
+    text = f"{place!r} belongs to uid {found.st_uid} and has mode {mode:04o}, and this process is uid {me}"
+    return Cause("owner", text, 'its owner can chown or chmod it; access="r" needs read permission alone')
 
 
 def lacking(capability: Capability, certain: bool = True) -> Cause:

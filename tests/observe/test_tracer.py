@@ -56,7 +56,7 @@ def test_the_meaning_on_request(kind):
         assert m.pop(default=None) is None
     text = " ".join(file.getvalue().split())
     assert "(Argument list too long) queue" in text or "(Argument list too long) stack" in text
-    assert "'small' is full (1 entries) [BPF_MAP_UPDATE_ELEM: E2BIG]; pop first, or push with BPF_EXIST" in text
+    assert "'small' is full (1 entry) [BPF_MAP_UPDATE_ELEM: E2BIG]; pop first, or push with BPF_EXIST" in text
     assert "'small' is empty [BPF_MAP_LOOKUP_AND_DELETE_ELEM: ENOENT]" in text
     assert len(re.findall(r"\bbpf\(", text)) == 4
 
