@@ -163,7 +163,7 @@ def raw_errno() -> Callable[..., int]:
         except OSError as error:
             assert error.errno is not None
             return error.errno
-        if cmd in (Cmd.BPF_MAP_CREATE, Cmd.BPF_OBJ_GET, Cmd.BPF_MAP_GET_FD_BY_ID):
+        if cmd in (Cmd.BPF_MAP_CREATE, Cmd.BPF_OBJ_GET, Cmd.BPF_MAP_GET_FD_BY_ID, Cmd.BPF_ENABLE_STATS):
             os.close(result)
         return 0
 

@@ -351,6 +351,7 @@ class ProgFlag(_Flag):
     BPF_F_XDP_HAS_FRAGS = 1 << 5, "5.18"
     BPF_F_XDP_DEV_BOUND_ONLY = 1 << 6, "6.3"
     BPF_F_TEST_REG_INVARIANTS = 1 << 7, "6.8"
+    BPF_F_TOKEN_FD = 1 << 16, "6.9"
 
 
 class AttachFlag(_Flag):

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from rawbpf.abi import Cmd, MapFlag
 from rawbpf.abi.door import ffi
-from rawbpf.syscall.call import address_of, bpf_attr, open_descriptor, try_again
+from rawbpf.syscall.call import address_of, bpf_attr, fd_by_id, next_id, open_descriptor, try_again
 from rawbpf.syscall.errors import bpf_error
 from rawbpf.syscall.proc import kernel_version
-from rawbpf.syscall.rules import check_fd, u32
+from rawbpf.syscall.rules import check_fd
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData
@@ -22,7 +22,7 @@ def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
 
     Raises BpfError (EINVAL; the hint is the kernel's own words) for what is not BTF, NotPermitted without CAP_BPF.
-    Linux 4.18; with a token 6.9.
+    Linux 4.18; with a token 6.9. In the kernel: bpf_btf_load().
     """
     data = ffi.new("char[]", blob)
     attr = bpf_attr(btf=address_of(data), btf_size=len(blob))
@@ -53,10 +53,15 @@ def _why_no_btf(attr: "CData") -> str:
 def btf_get_fd_by_id(btf_id: int) -> int:
     """BPF_BTF_GET_FD_BY_ID: opens the type information with this id, returns a descriptor.
 
-    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18.
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.18. In the
+    kernel: bpf_btf_get_fd_by_id().
     """
-    attr = bpf_attr(btf_id=u32("id", btf_id))
-    result = open_descriptor(Cmd.BPF_BTF_GET_FD_BY_ID, attr)
-    if result < 0:
-        raise bpf_error(Cmd.BPF_BTF_GET_FD_BY_ID, -result, subject=f"id {btf_id}")
-    return result
+    return fd_by_id(Cmd.BPF_BTF_GET_FD_BY_ID, "btf_id", btf_id)
+
+
+def btf_get_next_id(start_id: int) -> int | None:
+    """BPF_BTF_GET_NEXT_ID: the smallest id of type information above `start_id`, None after the last.
+
+    Raises NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.4. In the kernel: bpf_obj_get_next_id().
+    """
+    return next_id(Cmd.BPF_BTF_GET_NEXT_ID, start_id, "the ids of BTF")

@@ -121,3 +121,11 @@ def next_id(cmd: Cmd, start_id: int, subject: str) -> int | None:
         raise bpf_error(cmd, -result, subject=subject)
     next_id: int = attr.next_id
     return next_id
+
+
+def fd_by_id(cmd: Cmd, field: str, number: int, open_flags: int = 0) -> int:
+    """The descriptor that a command which ends with _GET_FD_BY_ID gives for an id."""
+    result = open_descriptor(cmd, bpf_attr(**{field: u32("id", number)}, open_flags=open_flags))
+    if result < 0:
+        raise bpf_error(cmd, -result, subject=f"id {number}")
+    return result

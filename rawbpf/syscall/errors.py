@@ -14,6 +14,7 @@ from rawbpf.abi import ENOTSUPP, Cmd, MapType
 from rawbpf.abi.door import raise_hook_failure
 from rawbpf.syscall import meanings, permission
 from rawbpf.syscall.permission import Cause
+from rawbpf.syscall.proc import kernel_version
 
 
 class BpfError(OSError):
@@ -104,7 +105,7 @@ class Unsupported(BpfError):
 
 
 class NotFound(BpfError, FileNotFoundError):
-    """No such pin, id, name, key or tracepoint (ENOENT), no such interface (ENODEV).
+    """No such pin, id, name or tracepoint (ENOENT), no such interface (ENODEV).
 
     >>> try:
     ...     Queue.open("/proc/nothing")
@@ -123,6 +124,39 @@ class AlreadyExists(BpfError, FileExistsError):
     """
 
 
+class NoSuchKey(BpfError, KeyError):
+    """The map has no such key (ENOENT).
+
+    >>> issubclass(NoSuchKey, KeyError)
+    True
+    """
+
+
+class NoSuchIndex(NoSuchKey, IndexError):
+    """The array is not that long (ENOENT, or E2BIG for an update).
+
+    >>> issubclass(NoSuchIndex, IndexError)
+    True
+    """
+
+
+class VerifierError(BpfError):
+    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason.
+
+    >>> from rawbpf.programs.asm import exit_
+    >>> try:
+    ...     Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [exit_()])
+    ... except VerifierError as error:
+    ...     "R0 !read_ok" in error.log
+    True
+    """
+
+    log = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.log}" if self.log else super().__str__()
+
+
 def errno_name(error: int) -> str:
     """The symbol of an errno, the kernel-internal ENOTSUPP (524) included."""
     return "ENOTSUPP" if error == ENOTSUPP else errno.errorcode.get(error, str(error))
@@ -131,7 +165,7 @@ def errno_name(error: int) -> str:
 # What this process, or the system, has too little of at this moment: no judgement on what was asked for.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
-_FAMILY = (BpfError, Empty, Full, Busy, NotPermitted, Unsupported, NotFound, AlreadyExists)
+_FAMILY = (BpfError, Empty, Full, Busy, NotPermitted, Unsupported, NotFound, AlreadyExists, NoSuchKey, NoSuchIndex)
 _CLASSES: dict[str, type[BpfError]] = {each.__name__: each for each in _FAMILY}
 
 
@@ -155,6 +189,11 @@ def bpf_error(
     """
     raise_hook_failure()
     meaning = meanings.meaning_of(cmd, error, about, known_subject="subject" in details)
+    if error == errno.EINVAL and kernel_version() < tuple(map(int, cmd.since.split(".") if cmd.since else "0")):
+        running = ".".join(map(str, kernel_version()))
+        meaning = meanings.Meaning(
+            "Unsupported", "{subject}: " + f"{cmd.name} came with Linux {cmd.since}, this is {running}"
+        )
     details.setdefault("subject", "bpf(2)")
     if "max_entries" in details:
         details["entries"] = f"{details['max_entries']} {'entry' if details['max_entries'] == 1 else 'entries'}"

@@ -4,10 +4,11 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from rawbpf.abi import AttachType, Cmd, LinkType, MapFlag, MapType
+from rawbpf.abi import AttachType, Cmd, LinkType, MapFlag, MapType, ProgType
 from rawbpf.abi.door import ffi
 from rawbpf.syscall.call import address_of, bpf_attr, call, pointer
 from rawbpf.syscall.errors import BpfError, bpf_error
+from rawbpf.syscall.proc import proc_fields
 from rawbpf.syscall.rules import QUEUE_AND_STACK, check_fd
 
 if TYPE_CHECKING:
@@ -55,6 +56,44 @@ class BtfInfo(NamedTuple):
     kernel_btf: bool
 
 
+class ProgInfo(NamedTuple):
+    """struct bpf_prog_info: what BPF_OBJ_GET_INFO_BY_FD says of a program. `tag` is a hash of its instructions, lengths
+    are in bytes, load_time and run_time_ns in nanoseconds (the first since the machine started). `map_ids` are those of
+    the maps it uses. Fields that the running kernel does not know are 0. Linux 4.13.
+    """
+
+    type: ProgType
+    id: int
+    tag: bytes
+    name: str
+    jited_prog_len: int
+    xlated_prog_len: int
+    load_time: int
+    created_by_uid: int
+    map_ids: list[int]
+    ifindex: int
+    gpl_compatible: bool
+    netns_dev: int
+    netns_ino: int
+    btf_id: int
+    run_time_ns: int
+    run_cnt: int
+    recursion_misses: int
+    verified_insns: int
+    attach_btf_obj_id: int
+    attach_btf_id: int
+
+
+class TokenInfo(NamedTuple):
+    """struct bpf_token_info: what a token delegates, a bit for each command, type of map, type of program and attach
+    type. Linux 6.18."""
+
+    allowed_cmds: int
+    allowed_maps: int
+    allowed_progs: int
+    allowed_attachs: int
+
+
 class LinkInfo(NamedTuple):
     """struct bpf_link_info: what BPF_OBJ_GET_INFO_BY_FD says of a link. What its type does not have is None; fields
     that the running kernel does not know are 0.
@@ -96,18 +135,22 @@ _LINK_FIELDS = {
 
 
 def obj_get_info_by_fd(fd: int) -> MapInfo:
-    """BPF_OBJ_GET_INFO_BY_FD, read as a map's. Linux 4.13.
+    """BPF_OBJ_GET_INFO_BY_FD: what the kernel says of an object, read as a map's. prog_get_info_by_fd(),
+    link_get_info_by_fd(), btf_get_info_by_fd() and token_get_info_by_fd() read it as theirs.
 
     The kernel answers for programs and links too, with other structs: check_queue_or_stack() tells a queue from a
     program of type 22.
+
+    Raises BpfError (EBADFD: not open; EINVAL: no BPF object). Needs no capability. Linux 4.13. In the kernel:
+    bpf_obj_get_info_by_fd().
     """
     # The kernel reads `hash` and `hash_size`: the struct must be zeroed, as ffi.new does.
     info = ffi.new("struct bpf_map_info *")
-    fill_info(fd, info)
+    _fill_info(fd, info)
     return map_info(info)
 
 
-def fill_info(fd: int, info: "CData") -> None:
+def _fill_info(fd: int, info: "CData") -> None:
     """Lets the kernel fill an info struct; what it reads of it must be set."""
     attr = bpf_attr(
         info={
@@ -141,25 +184,59 @@ def btf_get_info_by_fd(fd: int) -> BtfInfo:
     The descriptor must be one of btf_load() or btf_get_fd_by_id(): the kernel answers others with other structs.
     """
     info, name = ffi.new("struct bpf_btf_info *"), ffi.new("char[64]")
-    fill_info(fd, info)
+    _fill_info(fd, info)
     data = bytearray(info.btf_size)
     info.btf = pointer(data)
     info.name, info.name_len = address_of(name), ffi.sizeof(name)
     try:
-        fill_info(fd, info)
+        _fill_info(fd, info)
     except BpfError as error:
         # Before 5.11 the struct ends with `id`, and what lies beyond must be 0.
         if error.errno != errno.E2BIG:
             raise
         info.name = info.name_len = 0
-        fill_info(fd, info)
+        _fill_info(fd, info)
     return BtfInfo(bytes(data), info.id, os.fsdecode(ffi.string(name)), bool(info.kernel_btf))
+
+
+def prog_get_info_by_fd(fd: int) -> ProgInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as a program's: asked once for the number of its maps, and once for their ids.
+
+    The descriptor must be a program's: the kernel answers others with other structs. Linux 4.13; map_ids 4.15.
+    """
+    info = ffi.new("struct bpf_prog_info *")
+    _fill_info(fd, info)
+    count = info.nr_map_ids
+    ids = ffi.new("uint32_t[]", max(count, 1))
+    again = ffi.new("struct bpf_prog_info *", {"nr_map_ids": count, "map_ids": address_of(ids) if count else 0})
+    _fill_info(fd, again)
+    return ProgInfo(
+        ProgType(again.type),
+        again.id,
+        bytes(ffi.buffer(again.tag)),
+        os.fsdecode(ffi.string(again.name)),
+        again.jited_prog_len,
+        again.xlated_prog_len,
+        again.load_time,
+        again.created_by_uid,
+        list(ffi.unpack(ids, min(count, again.nr_map_ids))),
+        again.ifindex,
+        bool(again.gpl_compatible),
+        *(getattr(again, field) for field in ProgInfo._fields[11:]),
+    )
+
+
+def token_get_info_by_fd(fd: int) -> TokenInfo:
+    """BPF_OBJ_GET_INFO_BY_FD, read as a token's. Raises BpfError (EINVAL) before Linux 6.18."""
+    info = ffi.new("struct bpf_token_info *")
+    _fill_info(fd, info)
+    return TokenInfo(*(getattr(info, field) for field in TokenInfo._fields))
 
 
 def link_get_info_by_fd(fd: int) -> LinkInfo:
     """BPF_OBJ_GET_INFO_BY_FD, read as a link's. Raises BpfError (EINVAL) before Linux 5.8."""
     info = ffi.new("struct bpf_link_info *")
-    fill_info(fd, info)
+    _fill_info(fd, info)
     member, names = _LINK_FIELDS.get(LinkType(info.type), ("", ()))
     part = getattr(info, member) if member else None
     fields = {name: getattr(part, name) for name in names}
@@ -174,8 +251,16 @@ def _name_in_info(fd: int, member: str, name: str, length: int) -> str:
     """Asks again, with a buffer for the name. Only now: in other types of links the same bytes count other things."""
     buffer = ffi.new("char[]", length)
     part = {name: address_of(buffer), f"{name}_len": length}
-    fill_info(fd, ffi.new("struct bpf_link_info *", {member: part}))
+    _fill_info(fd, ffi.new("struct bpf_link_info *", {member: part}))
     return os.fsdecode(ffi.string(buffer))
+
+
+def check_is_map(fd: int, info: MapInfo) -> None:
+    """Raises TypeError if the descriptor is a program's, a link's or of BTF: the kernel answers for those as well, and
+    /proc says what it is."""
+    described = proc_fields(f"/proc/self/fdinfo/{fd}")
+    if described and "map_type" not in described and {"prog_type", "link_type", "btf_id"} & described.keys():
+        raise TypeError(f"descriptor {fd} is no map's")
 
 
 def check_queue_or_stack(info: MapInfo) -> MapInfo:

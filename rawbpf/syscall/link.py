@@ -6,7 +6,7 @@ from typing import Any
 
 from rawbpf.abi import AttachFlag, AttachType, Cmd
 from rawbpf.abi.door import ffi
-from rawbpf.syscall.call import address_of, bpf_attr, call, next_id, open_descriptor
+from rawbpf.syscall.call import address_of, bpf_attr, call, fd_by_id, next_id, open_descriptor
 from rawbpf.syscall.errors import BpfError, NotFound, bpf_error
 from rawbpf.syscall.proc import proc_fields
 from rawbpf.syscall.rules import check_fd, u32
@@ -20,7 +20,8 @@ def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
 
     Raises NotFound (ENOENT: no such tracepoint; before 5.13 also for a TRACING program that was attached before),
     AlreadyExists (EBUSY: this TRACING program is attached), NotPermitted,
-    BpfError (EINVAL: another type of program, or one that reads more arguments than the tracepoint has). Linux 4.17.
+    BpfError (EINVAL: another type of program, or one that reads more arguments than the tracepoint has). Needs
+    CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN). Linux 4.17. In the kernel: bpf_raw_tp_link_attach().
     """
     if name is not None and (not name or "\0" in name):
         raise ValueError(f"{name!r} is no tracepoint's name")
@@ -49,7 +50,8 @@ def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0, *, 
 
     Raises AlreadyExists (EBUSY, EEXIST: something is attached there), NotFound (ENODEV: no such interface), Unsupported
     (EOPNOTSUPP), NotPermitted, BpfError (EINVAL: the kernel does not serve this attach type or flag, or the program is
-    for another; EBADF: the target is none; E2BIG). Linux 5.7; each attach type has its own version.
+    for another; EBADF: the target is none; E2BIG). Needs CAP_NET_ADMIN or CAP_PERFMON, by the attach type. Linux 5.7;
+    each attach type has its own version. In the kernel: link_create().
     """
     kind = AttachType(attach_type)
     attr = bpf_attr(
@@ -101,7 +103,8 @@ def link_update(link_fd: int, new_prog_fd: int, old_prog_fd: int | None = None) 
     With `old_prog_fd` only if that is the one which is attached (BPF_F_REPLACE).
 
     Raises NotPermitted (EPERM: another program is attached than `old_prog_fd`), BpfError (EINVAL: this type of link
-    can't do that, or not with this type of program; ENOLINK: what it was attached to is gone). Linux 5.7.
+    can't do that, or not with this type of program; ENOLINK: what it was attached to is gone). Needs no
+    capability. Linux 5.7. In the kernel: link_update().
     """
     fields = {"link_fd": check_fd(link_fd), "new_prog_fd": check_fd(new_prog_fd)}
     if old_prog_fd is not None:
@@ -117,7 +120,7 @@ def link_detach(link_fd: int) -> None:
     """BPF_LINK_DETACH: ends the attachment, whoever else has the link; the link itself stays, attached to nothing.
 
     Raises Unsupported (EOPNOTSUPP: links of raw tracepoints and of TRACING programs detach when the last descriptor or
-    pin goes, and not before). Linux 5.9.
+    pin goes, and not before). Needs no capability. Linux 5.9. In the kernel: link_detach().
     """
     result = call(Cmd.BPF_LINK_DETACH, bpf_attr(link_detach={"link_fd": check_fd(link_fd)}))
     if result < 0:
@@ -125,9 +128,9 @@ def link_detach(link_fd: int) -> None:
 
 
 def link_get_next_id(start_id: int) -> int | None:
-    """BPF_LINK_GET_NEXT_ID: the smallest link id above `start_id`, None behind the last.
+    """BPF_LINK_GET_NEXT_ID: the smallest link id above `start_id`, None after the last.
 
-    Raises NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.8.
+    Raises NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.8. In the kernel: bpf_obj_get_next_id().
     """
     return next_id(Cmd.BPF_LINK_GET_NEXT_ID, start_id, "the ids of links")
 
@@ -135,19 +138,16 @@ def link_get_next_id(start_id: int) -> int | None:
 def link_get_fd_by_id(link_id: int) -> int:
     """BPF_LINK_GET_FD_BY_ID: opens the link with this id, returns a descriptor.
 
-    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.8.
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 5.8. In the kernel:
+    bpf_link_get_fd_by_id().
     """
-    attr = bpf_attr(link_id=u32("id", link_id))
-    result = open_descriptor(Cmd.BPF_LINK_GET_FD_BY_ID, attr)
-    if result < 0:
-        raise bpf_error(Cmd.BPF_LINK_GET_FD_BY_ID, -result, subject=f"id {link_id}")
-    return result
+    return fd_by_id(Cmd.BPF_LINK_GET_FD_BY_ID, "link_id", link_id)
 
 
 def iter_create(link_fd: int) -> int:
     """BPF_ITER_CREATE: returns a file whose reading runs the iterator program of this link.
 
-    Raises BpfError (EINVAL) for links of other types. Linux 5.8.
+    Raises BpfError (EINVAL) for links of other types. Needs no capability. Linux 5.8. In the kernel: bpf_iter_create().
     """
     attr = bpf_attr(iter_create={"link_fd": check_fd(link_fd)})
     result = open_descriptor(Cmd.BPF_ITER_CREATE, attr)

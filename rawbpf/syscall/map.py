@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rawbpf.abi import BPF_COMMON_ATTRS, Cmd, MapFlag, MapType
 from rawbpf.abi.door import ffi, lib
 from rawbpf.syscall import memlock
-from rawbpf.syscall.call import bpf_attr, call, next_id, open_descriptor, try_again
+from rawbpf.syscall.call import bpf_attr, call, fd_by_id, next_id, open_descriptor, try_again
 from rawbpf.syscall.errors import BpfError, bpf_error
 from rawbpf.syscall.info import check_queue_or_stack, describe, obj_get_info_by_fd
 from rawbpf.syscall.proc import kernel_version
@@ -38,16 +38,19 @@ def map_create(
     btf_fd: int = 0,
     btf_key_type_id: int = 0,
     btf_value_type_id: int = 0,
+    **more: int,
 ) -> int:
     """BPF_MAP_CREATE: makes a map, returns its descriptor (close-on-exec, never 0, 1 or 2).
 
     For queue and stack maps every rule is checked first: key_size 0, value_size from 1 byte to 4 MiB, max_entries
     not 0, names of at most 15 characters from [A-Za-z0-9_.], and the flags these maps know. The kernel allocates
     max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD. `btf_fd` is what
-    btf_load() returned; for these maps, which have no key, btf_key_type_id is that of an empty struct.
+    btf_load() returned; for these maps, which have no key, btf_key_type_id is that of an empty struct. `more` is what
+    other types of maps have of their own, by its name in the union: inner_map_fd, map_extra.
 
-    Raises ValueError for a broken rule; NotPermitted without CAP_BPF (CAP_SYS_ADMIN before 5.8); BpfError with
-    ENOMEM, EMFILE or ENFILE. Linux 4.20 for queue and stack maps.
+    Raises ValueError for a broken rule; NotPermitted (EPERM), BpfError (EINVAL, E2BIG, ENOMEM, EMFILE, ENFILE). Needs
+    CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or a token. Linux 3.18; queue and stack maps 4.20. In the kernel:
+    map_create(), queue_stack_map_alloc().
     """
     flags = u32("map_flags", map_flags)
     if numa_node is not None:
@@ -70,6 +73,7 @@ def map_create(
         btf_fd=check_fd(btf_fd),
         btf_key_type_id=u32("btf_key_type_id", btf_key_type_id),
         btf_value_type_id=u32("btf_value_type_id", btf_value_type_id),
+        **more,
     )
     if attr.map_type in QUEUE_AND_STACK:
         check_rules(attr)
@@ -113,7 +117,8 @@ def map_freeze(fd: int) -> None:
     """BPF_MAP_FREEZE: no more push and pop from user space, ever; programs go on, and so does peek.
 
     Raises NotPermitted (EPERM) if the descriptor is read-only or the map is frozen already. Before Linux 6.5 the kernel
-    asks for CAP_BPF instead of a writable descriptor, and a second freeze is EBUSY. Linux 5.2.
+    asks for CAP_BPF instead of a writable descriptor, and a second freeze is EBUSY. Linux 5.2. In the kernel:
+    map_freeze().
     """
     result = call(Cmd.BPF_MAP_FREEZE, bpf_attr(map_fd=check_fd(fd)))
     if result < 0:
@@ -129,9 +134,10 @@ def _map_of(fd: int) -> str:
 
 
 def map_get_next_id(start_id: int) -> int | None:
-    """BPF_MAP_GET_NEXT_ID: the smallest map id above `start_id`, None behind the last.
+    """BPF_MAP_GET_NEXT_ID: the smallest map id above `start_id`, None after the last.
 
-    Raises NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.13.
+    Raises NotPermitted (EPERM) without CAP_SYS_ADMIN; CAP_BPF is not enough. Linux 4.13. In the kernel:
+    bpf_obj_get_next_id().
     """
     return next_id(Cmd.BPF_MAP_GET_NEXT_ID, start_id, "the ids of maps")
 
@@ -147,10 +153,7 @@ def map_ids() -> Iterator[int]:
 def map_get_fd_by_id(map_id: int, open_flags: int = 0) -> int:
     """BPF_MAP_GET_FD_BY_ID: opens the map with this id, returns a descriptor. `open_flags` as in obj_get().
 
-    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 4.13.
+    Raises NotFound (ENOENT), NotPermitted (EPERM) without CAP_SYS_ADMIN. Linux 4.13. In the kernel:
+    bpf_map_get_fd_by_id().
     """
-    attr = bpf_attr(map_id=u32("id", map_id), open_flags=check_open_flags(open_flags))
-    result = open_descriptor(Cmd.BPF_MAP_GET_FD_BY_ID, attr)
-    if result < 0:
-        raise bpf_error(Cmd.BPF_MAP_GET_FD_BY_ID, -result, subject=f"id {map_id}")
-    return result
+    return fd_by_id(Cmd.BPF_MAP_GET_FD_BY_ID, "map_id", map_id, check_open_flags(open_flags))

@@ -49,9 +49,9 @@ _KPROBES = _attach_types("TRACE_KPROBE_")
 _UPROBES = _attach_types("TRACE_UPROBE_")
 
 _EMPTY = Meaning("Empty", "{subject} is empty", about=_QUEUES)
-_NO_KEY = Meaning("NotFound", "{subject} has no such key")
+_NO_KEY = Meaning("NoSuchKey", "{subject} has no such key")
 _NO_INDEX = Meaning(
-    "NotFound", "{subject} has no such index", "an array has the indices from 0 to max_entries - 1", _ARRAYS
+    "NoSuchIndex", "{subject} has no such index", "an array has the indices from 0 to max_entries - 1", _ARRAYS
 )
 _CANT = Meaning("Unsupported", "{subject}: this type of map can't do that")
 _CANT_TRACE = Meaning("Unsupported", "{subject}: this kernel can't be traced there")
@@ -129,9 +129,7 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
             "pop first, or push with BPF_EXIST to overwrite the oldest",
             _QUEUES,
         ),
-        Meaning(
-            "NotFound", "{subject} has no such index", "an array has the indices from 0 to max_entries - 1", _ARRAYS
-        ),
+        _NO_INDEX,
         Meaning("Full", "{subject} is full ({entries})", "delete an element first"),
     ),
     (Cmd.BPF_MAP_UPDATE_ELEM, errno.ENOSPC): (

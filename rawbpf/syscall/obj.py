@@ -13,7 +13,8 @@ def obj_pin(fd: int, path: StrPath) -> None:
     unlinked.
 
     Raises AlreadyExists (EEXIST), NotFound (ENOENT: no such directory), NotPermitted (EPERM: the path is not in a
-    bpffs, or its last part has a '.' in it). Linux 4.4.
+    bpffs, or its last part has a '.' in it). Needs write permission for the folder. Linux 4.4. In the kernel:
+    bpf_obj_pin().
     """
     name = c_path(path)
     attr = bpf_attr(pathname=address_of(name), bpf_fd=check_fd(fd))
@@ -27,7 +28,8 @@ def obj_get(path: StrPath, file_flags: int = 0) -> int:
     """BPF_OBJ_GET: opens what is pinned at `path`, returns a descriptor. It may be a program or a link.
 
     `file_flags`: 0 for read and write, BPF_F_RDONLY or BPF_F_WRONLY. Raises NotFound (ENOENT), NotPermitted (EACCES:
-    the file's mode, or no BPF object; EPERM). Linux 4.4.
+    the file's mode, or no BPF object; EPERM). Needs what the file's mode asks for. Linux 4.4. In the
+    kernel: bpf_obj_get().
     """
     name = c_path(path)
     attr = bpf_attr(pathname=address_of(name), file_flags=check_open_flags(file_flags))

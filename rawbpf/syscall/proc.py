@@ -66,6 +66,13 @@ def in_initial_user_namespace() -> bool | None:
         return None
 
 
+def possible_cpus() -> int:
+    """How many CPUs there may ever be here: a value of a per-CPU map has one part for each. OSError without sysfs."""
+    with open("/sys/devices/system/cpu/possible") as file:
+        ranges = [part.split("-") for part in file.read().strip().split(",")]
+    return sum(int(last[-1]) - int(last[0]) + 1 for last in ranges)
+
+
 def access_of(fd: int) -> str:
     """How a map's descriptor was opened: "r", "w" or "rw"."""
     return {os.O_RDONLY: "r", os.O_WRONLY: "w"}.get(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE, "rw")

@@ -40,7 +40,7 @@ _VALUE_SIZE_MAX = 4 << 20 if mmap.PAGESIZE == 4096 else _U32_MAX
 _NAME = re.compile(r"[A-Za-z0-9_.]*")
 
 
-def check_key(key: None) -> None:
+def check_key(key: object) -> None:
     """A queue and a stack have no key: the attr's key is NULL, also for a pointer to nothing."""
     if key is not None:
         raise ValueError("key must be None: queue and stack maps have no key, and the kernel wants NULL (EINVAL)")

@@ -12,7 +12,8 @@ def token_create(bpffs_fd: int) -> int:
     `bpffs_fd` is an open folder: the root of a bpffs that was mounted for this process's user namespace with delegate_*
     options. Raises NotPermitted (EPERM: the bpffs is of another user namespace, or CAP_BPF is missing in this one),
     NotFound (ENOENT: nothing is delegated), Unsupported (EOPNOTSUPP: in the initial user namespace, or a kernel
-    without tokens), BpfError (EINVAL: not a bpffs's root). Linux 6.9.
+    without tokens), BpfError (EINVAL: not a bpffs's root). Needs CAP_BPF in the user namespace.
+    Linux 6.9. In the kernel: bpf_token_create().
     """
     attr = bpf_attr(token_create={"bpffs_fd": check_fd(bpffs_fd)})
     result = open_descriptor(Cmd.BPF_TOKEN_CREATE, attr)

@@ -37,7 +37,9 @@ def test_both_families_catch(error, caught_by):
 
 def test_an_error_has_errno_command_text_and_hint():
     """errno, cmd, strerror and hint are there, and str() says all of them in one line."""
-    error = errors.bpf_error(Cmd.BPF_MAP_UPDATE_ELEM, errno.E2BIG, about=QUEUE, subject="queue 'events'", max_entries=10)
+    error = errors.bpf_error(
+        Cmd.BPF_MAP_UPDATE_ELEM, errno.E2BIG, about=QUEUE, subject="queue 'events'", max_entries=10
+    )
     assert type(error) is Full
     assert (error.errno, error.cmd) == (errno.E2BIG, Cmd.BPF_MAP_UPDATE_ELEM)
     assert error.strerror == "queue 'events' is full (10 entries)"
