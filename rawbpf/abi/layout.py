@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 _SIZES = {"char": 1, "uint8_t": 1, "int32_t": 4, "uint32_t": 4, "uint64_t": 8}
 
-_TYPE = re.compile(r"(?:union|struct) (?P<tag>bpf_\w+) \{")
+_TYPE = re.compile(r"(?:union|struct) (?P<tag>(?:bpf|perf_event)_\w+) \{")
 _OPEN = re.compile(r"(?:union|struct)(?: \w+)? \{ *(?:/\* (?P<comment>.+) \*/)?")
 _CLOSE = re.compile(r"\}(?: (?P<name>\w+))?;")
-_COMMENT = r"/\* +(?P<offset>\d+)? +(?P<since>\d+\.\d+) +(?P<meaning>.+) \*/"
+_COMMENT = r"/\* +(?P<offset>\d+)? +(?P<since>\d+\.[\d.]+)(?: +(?P<meaning>.+))? \*/"
 _FIELD = re.compile(rf"(?P<ctype>\w+) +(?P<name>\w+)(?:\[(?P<count>\d+)\]|(?P<bits>:\d+))?; +{_COMMENT}")
 _MORE = re.compile(_COMMENT)
 _PADDING = "uint32_t :32;"
@@ -128,7 +128,7 @@ def _block(lines: Iterator[str]) -> list[Field]:
 def _field(match: "re.Match[str]") -> Field:
     size = _SIZES[match["ctype"]] * int(match["count"] or 1)
     field = Field(match["name"], match["ctype"], int(match["offset"]), size, match["since"], "")
-    return _with_meaning(field._replace(is_bits=bool(match["bits"])), match["meaning"])
+    return _with_meaning(field._replace(is_bits=bool(match["bits"])), match["meaning"] or "number")
 
 
 def _with_meaning(field: Field, text: str) -> Field:

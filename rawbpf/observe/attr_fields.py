@@ -8,33 +8,11 @@ import functools
 import sys
 import time
 from collections.abc import Callable
-from enum import IntEnum, IntFlag
-from fnmatch import fnmatchcase
+from enum import IntEnum
 from typing import NamedTuple
 
-from rawbpf.abi import (
-    AttachFlag,
-    AttachType,
-    Cmd,
-    ElemFlag,
-    FileFlag,
-    IterOrder,
-    KprobeMultiFlag,
-    LinkType,
-    MapFlag,
-    MapType,
-    NetfilterFlag,
-    PerfEventType,
-    ProgFlag,
-    ProgType,
-    QueryFlag,
-    RunFlag,
-    StatsType,
-    TaskFdType,
-    UprobeMultiFlag,
-    XdpFlag,
-    layout,
-)
+from rawbpf.abi import Cmd, layout
+from rawbpf.abi.kinds import CONSTANTS, counting, fields_of, number_in, value_in
 from rawbpf.abi.layout import Condition, Field
 from rawbpf.observe import user_memory
 from rawbpf.observe.user_memory import Fault
@@ -58,7 +36,7 @@ def struct_of(cmd: int, attr: bytes | None = None) -> Struct | None:
 
 def info_struct(name: str, data: bytes | None = None) -> Struct:
     """The fields of struct bpf_map_info, bpf_link_info and the like; with data those that count there."""
-    struct = _counting(Struct("", _layout()[name]), data)
+    struct = _counting(Struct("", fields_of(name)), data)
     assert struct is not None
     return struct
 
@@ -69,15 +47,10 @@ def map_info() -> Struct:
 
 
 @functools.cache
-def _layout() -> dict[str, list[Field]]:
-    return layout.load()
-
-
-@functools.cache
 def _command(cmd: Cmd) -> Struct | None:
     """The fields of a command, with their paths from within the union's member; none is older than the command."""
-    fields = _layout().get(cmd.name)
-    if fields is None:
+    fields = fields_of(cmd.name)
+    if not fields:
         return None
     member, dot, _ = fields[0].path.partition(".")
     prefix = member + dot if dot else ""
@@ -96,68 +69,10 @@ def _command(cmd: Cmd) -> Struct | None:
 
 
 def _counting(struct: Struct | None, data: bytes | None) -> Struct | None:
-    """Of fields that share their bytes the one that counts in this data: that with most conditions, else the first."""
-    if struct is None or data is None:
-        return struct
-    fields = struct.fields
-    counting = [field for field in fields if counts(field, data, fields)]
-    # A flag that is not set leaves its field without use, but no other field has the place.
-    unused = [field for field in fields if field not in counting and all(_is_flag(c, fields) for c in field.conditions)]
-    taken: set[int] = set()
-    meant: list[Field] = []
-    for field in [*sorted(counting, key=lambda field: -len(field.conditions)), *unused]:
-        place = range(field.offset, field.end)
-        if taken.isdisjoint(place):
-            taken.update(place)
-            meant.append(field)
-    return Struct(struct.member, sorted(meant, key=lambda field: field.offset))
-
-
-def _is_flag(condition: Condition, fields: list[Field]) -> bool:
-    field = next(field for field in fields if field.path == condition.path)
-    return issubclass(CONSTANTS.get(field.kind, IntEnum), IntFlag)
-
-
-def counts(field: Field, data: bytes, fields: list[Field]) -> bool:
-    """Whether the field's conditions hold in this data."""
-    return all(_holds(condition, data, fields) for condition in field.conditions)
-
-
-def _holds(condition: Condition, data: bytes, fields: list[Field]) -> bool:
-    field = next(field for field in fields if field.path == condition.path)
-    value = number_in(data, field)
-    if not condition.names:
-        return value != 0
-    constants = CONSTANTS[field.kind]
-    if issubclass(constants, IntFlag):
-        return any(constants.__members__.get(name, 0) & value for name in condition.names)
-    return any(fnmatchcase(constants(value).name, pattern) for pattern in condition.names)
+    return struct if struct is None or data is None else Struct(struct.member, counting(struct.fields, data))
 
 
 # The spelling of values
-
-CONSTANTS: dict[str, type[IntEnum] | type[IntFlag]] = {
-    "map_type": MapType,
-    "prog_type": ProgType,
-    "link_type": LinkType,
-    "attach_type": AttachType,
-    "stats_type": StatsType,
-    "fd_type": TaskFdType,
-    "perf_event_type": PerfEventType,
-    "iter_order": IterOrder,
-    "update_flags": ElemFlag,
-    "lookup_flags": ElemFlag,
-    "map_flags": MapFlag,
-    "file_flags": FileFlag,
-    "prog_flags": ProgFlag,
-    "run_flags": RunFlag,
-    "query_flags": QueryFlag,
-    "attach_flags": AttachFlag,
-    "xdp_flags": XdpFlag,
-    "kprobe_multi_flags": KprobeMultiFlag,
-    "uprobe_multi_flags": UprobeMultiFlag,
-    "netfilter_flags": NetfilterFlag,
-}
 
 # What strace writes behind a number whose constant it does not know.
 _PREFIX = {
@@ -176,18 +91,6 @@ _PREFIX = {
     "netfilter_flags": "BPF_F_NETFILTER_",
     "xdp_flags": "XDP_FLAGS_",
 }
-
-
-def number_in(attr: bytes, field: Field) -> int:
-    """A field's unsigned value in an attr of any length: bytes that are not there are 0, as for the kernel."""
-    number = int.from_bytes(attr[field.offset : field.end].ljust(field.size, b"\0"), sys.byteorder)
-    # The only bit-field, gpl_compatible, is the first bit: the lowest of a little-endian number, the highest of others.
-    return number >> (0 if sys.byteorder == "little" else 31) & 1 if field.is_bits else number
-
-
-def value_in(attr: bytes, fields: list[Field], path: str) -> int:
-    """The value of the field of this path; 0 if it is not among the fields."""
-    return next((number_in(attr, field) for field in fields if field.path == path), 0)
 
 
 def spell(field: Field, attr: bytes, fields: list[Field]) -> str:

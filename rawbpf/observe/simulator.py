@@ -45,9 +45,10 @@ from rawbpf.abi import (
     layout,
 )
 from rawbpf.abi.door import ffi, lib
+from rawbpf.abi.kinds import number_in
 from rawbpf.abi.layout import Field
 from rawbpf.observe import user_memory
-from rawbpf.observe.attr_fields import map_info, number_in, struct_of
+from rawbpf.observe.attr_fields import map_info, struct_of
 from rawbpf.observe.user_memory import Fault
 from rawbpf.syscall.proc import Capability
 

@@ -17,17 +17,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachType, Cmd, MapType, door
 from rawbpf.abi.door import ffi
+from rawbpf.abi.kinds import counts, number_in, value_in
 from rawbpf.observe import user_memory
-from rawbpf.observe.attr_fields import (
-    Struct,
-    counts,
-    info_struct,
-    number_in,
-    spell,
-    struct_of,
-    value_in,
-    without_following,
-)
+from rawbpf.observe.attr_fields import Struct, info_struct, spell, struct_of, without_following
 from rawbpf.observe.diagram import draw, draw_info
 from rawbpf.observe.user_memory import Fault
 from rawbpf.syscall import MapInfo, bpf_attr, describe, map_info

@@ -2,10 +2,11 @@
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rawbpf.abi import AttachType, Cmd, LinkType, MapFlag, MapType, ProgType
+from rawbpf.abi import AttachType, Cmd, LinkType, MapFlag, MapType, PerfEventType, ProgType
 from rawbpf.abi.door import ffi
+from rawbpf.abi.kinds import CONSTANTS, counting, fields_of, number_in
 from rawbpf.syscall.call import address_of, bpf_attr, call, pointer
 from rawbpf.syscall.errors import BpfError, bpf_error
 from rawbpf.syscall.proc import proc_fields
@@ -98,10 +99,12 @@ class LinkInfo(NamedTuple):
     """struct bpf_link_info: what BPF_OBJ_GET_INFO_BY_FD says of a link. What its type does not have is None; fields
     that the running kernel does not know are 0.
 
-    `prog_id` is the program's. Of raw tracepoints `tp_name` is the name; of iterators `target_name` what they go over.
+    `prog_id` is the program's. Of tracepoints `tp_name` is the name; of iterators `target_name` what they go over.
     `target_obj_id` and `target_btf_id` say which function a tracing program hangs on: the BTF object, and the type in
     it. `cgroup_id` is the inode of the cgroup's folder, `netns_ino` that of the network namespace. `ifindex` is 0 once
-    the interface is gone.
+    the interface is gone. Of probes `func_name`, `file_name`, `offset` and `addr` say where, of many at once `path` and
+    `pid`, `probe_count` how many; `missed` is how many runs were left out. `pf`, `hooknum` and `priority` are
+    netfilter's.
     """
 
     type: LinkType
@@ -117,21 +120,19 @@ class LinkInfo(NamedTuple):
     netns_ino: int | None = None
     ifindex: int | None = None
     map_id: int | None = None
-
-
-# For each type of link the member of the struct's union, and which of its fields are told.
-_LINK_FIELDS = {
-    LinkType.BPF_LINK_TYPE_RAW_TRACEPOINT: ("raw_tracepoint", ("tp_name", "cookie")),
-    LinkType.BPF_LINK_TYPE_TRACING: ("tracing", ("attach_type", "target_obj_id", "target_btf_id", "cookie")),
-    LinkType.BPF_LINK_TYPE_CGROUP: ("cgroup", ("cgroup_id", "attach_type")),
-    LinkType.BPF_LINK_TYPE_ITER: ("iter", ("target_name",)),
-    LinkType.BPF_LINK_TYPE_NETNS: ("netns", ("netns_ino", "attach_type")),
-    LinkType.BPF_LINK_TYPE_XDP: ("xdp", ("ifindex",)),
-    LinkType.BPF_LINK_TYPE_STRUCT_OPS: ("struct_ops", ("map_id",)),
-    LinkType.BPF_LINK_TYPE_TCX: ("tcx", ("ifindex", "attach_type")),
-    LinkType.BPF_LINK_TYPE_NETKIT: ("netkit", ("ifindex", "attach_type")),
-    LinkType.BPF_LINK_TYPE_SOCKMAP: ("sockmap", ("map_id", "attach_type")),
-}
+    perf_event_type: PerfEventType | None = None
+    func_name: str | None = None
+    file_name: str | None = None
+    offset: int | None = None
+    addr: int | None = None
+    path: str | None = None
+    pid: int | None = None
+    probe_count: int | None = None
+    flags: int | None = None
+    missed: int | None = None
+    pf: int | None = None
+    hooknum: int | None = None
+    priority: int | None = None
 
 
 def obj_get_info_by_fd(fd: int) -> MapInfo:
@@ -237,22 +238,49 @@ def link_get_info_by_fd(fd: int) -> LinkInfo:
     """BPF_OBJ_GET_INFO_BY_FD, read as a link's. Raises BpfError (EINVAL) before Linux 5.8."""
     info = ffi.new("struct bpf_link_info *")
     _fill_info(fd, info)
-    member, names = _LINK_FIELDS.get(LinkType(info.type), ("", ()))
-    part = getattr(info, member) if member else None
-    fields = {name: getattr(part, name) for name in names}
-    for name in {"tp_name", "target_name"} & fields.keys():
-        fields[name] = _name_in_info(fd, member, name, getattr(part, f"{name}_len"))
-    if "attach_type" in fields:
-        fields["attach_type"] = AttachType(fields["attach_type"])
-    return LinkInfo(LinkType(info.type), info.id, info.prog_id, **fields)
+    data = bytes(ffi.buffer(info))
+    fields = counting(fields_of("bpf_link_info"), data)
+    texts = {field.path: ffi.new("char[]", _NAME_SIZE) for field in fields if field.kind == "text"}
+    if texts:
+        # Asked again, with room for the names. Only now: in other types of links the same bytes count other things.
+        info = ffi.new("struct bpf_link_info *")
+        for field in fields:
+            if field.path in texts:
+                _set(info, field.path, address_of(texts[field.path]))
+                _set(info, field.counted_by, _NAME_SIZE)
+        _fill_info(fd, info)
+        data = bytes(ffi.buffer(info))
+    found: dict[str, Any] = {}
+    for field in fields:
+        name = _LINK_NAMES.get(field.path, field.path.rpartition(".")[2])
+        if name not in LinkInfo._fields:
+            continue
+        number = number_in(data, field)
+        if field.path in texts:
+            found[name] = os.fsdecode(ffi.string(texts[field.path]))
+        elif field.kind == "signed":
+            found[name] = number - (number >> 31 << 32)
+        else:
+            found[name] = CONSTANTS[field.kind](number) if field.kind in CONSTANTS else number
+    return LinkInfo(**found)
 
 
-def _name_in_info(fd: int, member: str, name: str, length: int) -> str:
-    """Asks again, with a buffer for the name. Only now: in other types of links the same bytes count other things."""
-    buffer = ffi.new("char[]", length)
-    part = {name: address_of(buffer), f"{name}_len": length}
-    _fill_info(fd, ffi.new("struct bpf_link_info *", {member: part}))
-    return os.fsdecode(ffi.string(buffer))
+_NAME_SIZE = 4096
+# Names that would mean something else in a tuple, or beside `type`.
+_LINK_NAMES = {
+    "perf_event.type": "perf_event_type",
+    "perf_event.event.type": "",
+    "kprobe_multi.count": "probe_count",
+    "uprobe_multi.count": "probe_count",
+}
+
+
+def _set(info: "CData", path: str, number: int) -> None:
+    """Sets a field that stands within others."""
+    *parts, name = path.split(".")
+    for part in parts:
+        info = getattr(info, part)
+    setattr(info, name, number)
 
 
 def check_is_map(fd: int, info: MapInfo) -> None:
