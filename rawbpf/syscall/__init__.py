@@ -1,13 +1,10 @@
-"""The bpf(2) system call: one function per command, named after it; what its errors mean, and who owns a descriptor."""
+"""The bpf(2) system call: one function per command, named after it; what its errors mean, and who owns a descriptor.
 
-from rawbpf.syscall.batch import (
-    Batch,
-    map_delete_batch,
-    map_lookup_and_delete_batch,
-    map_lookup_batch,
-    map_update_batch,
-)
-from rawbpf.syscall.btf import btf_get_fd_by_id, btf_get_next_id, btf_load
+What only programs, links, BTF and maps with keys need is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from rawbpf.syscall.call import bpf, bpf_attr, open_descriptor, pointer
 from rawbpf.syscall.element import (
     element_error,
@@ -35,32 +32,8 @@ from rawbpf.syscall.info import (
     prog_get_info_by_fd,
     token_get_info_by_fd,
 )
-from rawbpf.syscall.link import (
-    iter_create,
-    link_create,
-    link_detach,
-    link_get_fd_by_id,
-    link_get_next_id,
-    link_update,
-    raw_tracepoint_open,
-)
 from rawbpf.syscall.map import create, map_create, map_freeze, map_get_fd_by_id, map_get_next_id, map_ids
 from rawbpf.syscall.obj import obj_get, obj_pin
-from rawbpf.syscall.prog import (
-    RunResult,
-    TaskFd,
-    enable_stats,
-    load,
-    prog_assoc_struct_ops,
-    prog_bind_map,
-    prog_get_fd_by_id,
-    prog_get_next_id,
-    prog_load,
-    prog_stream_read_by_fd,
-    prog_test_run,
-    task_fd_query,
-)
-from rawbpf.syscall.prog_attach import ProgQuery, prog_attach, prog_detach, prog_query
 from rawbpf.syscall.rules import (
     QUEUE_AND_STACK,
     StrPath,
@@ -70,7 +43,41 @@ from rawbpf.syscall.rules import (
     check_push_flags,
     check_rules,
 )
-from rawbpf.syscall.token import token_create
+
+if TYPE_CHECKING:
+    from rawbpf.syscall.batch import (
+        Batch,
+        map_delete_batch,
+        map_lookup_and_delete_batch,
+        map_lookup_batch,
+        map_update_batch,
+    )
+    from rawbpf.syscall.btf import btf_get_fd_by_id, btf_get_next_id, btf_load
+    from rawbpf.syscall.link import (
+        iter_create,
+        link_create,
+        link_detach,
+        link_get_fd_by_id,
+        link_get_next_id,
+        link_update,
+        raw_tracepoint_open,
+    )
+    from rawbpf.syscall.prog import (
+        RunResult,
+        TaskFd,
+        enable_stats,
+        load,
+        prog_assoc_struct_ops,
+        prog_bind_map,
+        prog_get_fd_by_id,
+        prog_get_next_id,
+        prog_load,
+        prog_stream_read_by_fd,
+        prog_test_run,
+        task_fd_query,
+    )
+    from rawbpf.syscall.prog_attach import ProgQuery, prog_attach, prog_detach, prog_query
+    from rawbpf.syscall.token import token_create
 
 __all__ = [
     "QUEUE_AND_STACK",
@@ -147,3 +154,51 @@ __all__ = [
     "token_get_info_by_fd",
     "value_bytes",
 ]
+
+_LATER = {
+    "Batch": "batch",
+    "ProgQuery": "prog_attach",
+    "RunResult": "prog",
+    "TaskFd": "prog",
+    "btf_get_fd_by_id": "btf",
+    "btf_get_next_id": "btf",
+    "btf_load": "btf",
+    "enable_stats": "prog",
+    "iter_create": "link",
+    "link_create": "link",
+    "link_detach": "link",
+    "link_get_fd_by_id": "link",
+    "link_get_next_id": "link",
+    "link_update": "link",
+    "load": "prog",
+    "map_delete_batch": "batch",
+    "map_lookup_and_delete_batch": "batch",
+    "map_lookup_batch": "batch",
+    "map_update_batch": "batch",
+    "prog_assoc_struct_ops": "prog",
+    "prog_attach": "prog_attach",
+    "prog_bind_map": "prog",
+    "prog_detach": "prog_attach",
+    "prog_get_fd_by_id": "prog",
+    "prog_get_next_id": "prog",
+    "prog_load": "prog",
+    "prog_query": "prog_attach",
+    "prog_stream_read_by_fd": "prog",
+    "prog_test_run": "prog",
+    "raw_tracepoint_open": "link",
+    "task_fd_query": "prog",
+    "token_create": "token",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(f"rawbpf.syscall.{_LATER[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

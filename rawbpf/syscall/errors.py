@@ -8,13 +8,15 @@ expects of such an event.
 import errno
 import os
 import queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rawbpf.abi import ENOTSUPP, Cmd, MapType
 from rawbpf.abi.door import raise_hook_failure
-from rawbpf.syscall import meanings, permission
-from rawbpf.syscall.permission import Cause
+from rawbpf.syscall import meanings
 from rawbpf.syscall.proc import kernel_version
+
+if TYPE_CHECKING:
+    from rawbpf.syscall.permission import Cause
 
 
 class BpfError(OSError):
@@ -33,7 +35,7 @@ class BpfError(OSError):
     """
 
     def __init__(
-        self, error: int, what: str, cmd: Cmd, hint: str = "", subject: str = "", cause: Cause | None = None
+        self, error: int, what: str, cmd: Cmd, hint: str = "", subject: str = "", cause: "Cause | None" = None
     ) -> None:
         super().__init__(error, what)
         self.cmd = cmd
@@ -177,7 +179,7 @@ def bpf_error(
     token_fd: int | None = None,
     about: meanings.About = None,
     hint: str = "",
-    cause: Cause | None = None,
+    cause: "Cause | None" = None,
     **details: object,
 ) -> BpfError:
     """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
@@ -199,11 +201,14 @@ def bpf_error(
         details["entries"] = f"{details['max_entries']} {'entry' if details['max_entries'] == 1 else 'entries'}"
     path = details.get("path")
     assert path is None or isinstance(path, str)
-    if not hint and cause is None:
+    if not hint and cause is None and error in (errno.EPERM, errno.EACCES):
+        # What finds the cause is needed by nobody who is permitted.
+        from rawbpf.syscall import permission
+
+        map_type = about if isinstance(about, MapType) else None
         if error == errno.EPERM:
-            map_type = about if isinstance(about, MapType) else None
             cause = permission.why_not_permitted(cmd, fd, path=path, token_fd=token_fd, map_type=map_type)
-        elif error == errno.EACCES and path is not None:
+        elif path is not None:
             cause = permission.why_no_access(cmd, path)
     what = meaning.what or "{subject}: " + strerror(error)
     words = hint or (str(cause) if cause else meaning.hint)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rawbpf.abi import AttachType, Cmd, LinkType, MapFlag, MapType, PerfEventType, ProgType
 from rawbpf.abi.door import ffi
-from rawbpf.abi.kinds import CONSTANTS, counting, fields_of, number_in
 from rawbpf.syscall.call import address_of, bpf_attr, call, pointer
 from rawbpf.syscall.errors import BpfError, bpf_error
 from rawbpf.syscall.proc import proc_fields
@@ -236,6 +235,9 @@ def token_get_info_by_fd(fd: int) -> TokenInfo:
 
 def link_get_info_by_fd(fd: int) -> LinkInfo:
     """BPF_OBJ_GET_INFO_BY_FD, read as a link's. Raises BpfError (EINVAL) before Linux 5.8."""
+    # It reads bpf.h, which takes longer than the import of all that queues need.
+    from rawbpf.abi.kinds import CONSTANTS, counting, fields_of, number_in
+
     info = ffi.new("struct bpf_link_info *")
     _fill_info(fd, info)
     data = bytes(ffi.buffer(info))
