@@ -20,7 +20,7 @@ from rawbpf.maps.listing import list_maps
 from rawbpf.maps.queue_stack import Queue, QueueOrStack, Stack, open_map
 from rawbpf.syscall import check_name, describe
 from rawbpf.syscall.errors import BpfError, NotFound
-from rawbpf.syscall.permission import proc_fields
+from rawbpf.syscall.proc import proc_fields
 
 
 def run_list(options: argparse.Namespace) -> int:

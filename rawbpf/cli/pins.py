@@ -7,7 +7,7 @@ from contextlib import suppress
 from rawbpf import syscall
 from rawbpf.abi import FileFlag
 from rawbpf.maps import bpffs
-from rawbpf.syscall.permission import proc_fields
+from rawbpf.syscall.proc import proc_fields
 
 
 def paths_by_map_id() -> dict[int, list[str]]:

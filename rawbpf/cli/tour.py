@@ -36,9 +36,9 @@ class Step(NamedTuple):
 _QUEUE = (
     Step(
         'q = Queue(4, 3, name="tour_queue")',
-        "Two calls. The first makes the map; of the 92 bytes that its attr has today only 44 are sent, up to the last "
-        "field that is not zero, so that an older kernel, which knows fewer, accepts it. key_size is 0: a queue has no "
-        "keys. The second asks the kernel what it made.",
+        "Two calls. The first makes the map. It sends the whole union bpf_attr, though the command reads 92 bytes of "
+        "it, and an older kernel fewer: every kernel accepts zeros behind what it knows, up to a page, and answers "
+        "E2BIG to anything else there. key_size is 0: a queue has no keys. The second asks the kernel what it made.",
         draw=True,
     ),
     Step(

@@ -43,7 +43,8 @@ from rawbpf.programs.asm import (
 )
 from rawbpf.programs.program import ETH_HLEN, TEST_RUN_SIZE, Program
 from rawbpf.syscall.errors import EXHAUSTED, BpfError, NotPermitted, Unsupported, bpf_error
-from rawbpf.syscall.permission import Capability, has_capability, lacking
+from rawbpf.syscall.permission import lacking
+from rawbpf.syscall.proc import Capability, has_capability
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData

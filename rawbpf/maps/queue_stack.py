@@ -18,7 +18,7 @@ from rawbpf.maps.map import Map, open_flags
 from rawbpf.maps.waiting import POLL, Follow
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import HasFileno, fileno_of
-from rawbpf.syscall.permission import access_of, is_frozen
+from rawbpf.syscall.proc import access_of, is_frozen
 from rawbpf.values.codecs import BTF, Codec, OpenSpec, RawBytes, ValueSpec, codec_for
 
 if TYPE_CHECKING:

@@ -366,7 +366,7 @@ class _Loader:
         # Not through mmap: what programs may only read is not mapped to be written.
         key = bytearray(4)
         update = syscall.bpf_attr(map_fd=fd, key=syscall.pointer(key), value=syscall.pointer(content))
-        syscall.bpf(Cmd.BPF_MAP_UPDATE_ELEM, update, syscall.ATTR_SIZE[Cmd.BPF_MAP_UPDATE_ELEM])
+        syscall.bpf(Cmd.BPF_MAP_UPDATE_ELEM, update)
         if data.read_only:
             syscall.map_freeze(fd)
         return opened

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable
 
 from rawbpf.abi import Cmd, layout
+from rawbpf.abi.kinds import number_in
 from rawbpf.observe import user_memory
-from rawbpf.observe.attr_fields import number_in, struct_of
+from rawbpf.observe.attr_fields import struct_of
 from rawbpf.observe.simulated_map import refuse_if
 from rawbpf.observe.simulated_state import KernelState
 

@@ -5,8 +5,10 @@ import os
 import sys
 
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, ENOTSUPP, Cmd, ElemFlag, MapFlag, MapType, layout
+from rawbpf.abi.kinds import number_in
+from rawbpf.abi.layout import Field
 from rawbpf.observe import user_memory
-from rawbpf.observe.attr_fields import Field, map_info, number_in
+from rawbpf.observe.attr_fields import map_info
 from rawbpf.observe.simulated_attr import Attr, Command
 from rawbpf.observe.simulated_map import MAGIC, U32, Header, Refused, refuse_if
 from rawbpf.observe.simulated_pins import obj_get, obj_pin

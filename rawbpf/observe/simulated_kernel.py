@@ -15,7 +15,7 @@ from rawbpf.observe.simulated_commands import COMMANDS, not_simulated
 from rawbpf.observe.simulated_map import Refused, refuse_if
 from rawbpf.observe.simulated_state import KernelState, Removed
 from rawbpf.observe.user_memory import Fault
-from rawbpf.syscall.permission import Capability
+from rawbpf.syscall.proc import Capability
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData

@@ -22,7 +22,7 @@ from rawbpf.programs.program import ATTACHED_BY_BTF
 from rawbpf.syscall import LinkInfo, StrPath
 from rawbpf.syscall.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.syscall.errors import bpf_error
-from rawbpf.syscall.permission import proc_fields
+from rawbpf.syscall.proc import proc_fields
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -18,7 +18,7 @@ from rawbpf import MapType, ProgType, Queue, Stack
 from rawbpf.objects.declarations import read
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError, OtherMap
 from rawbpf.programs.program import ETH_HLEN, VerifierError
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from tests.conftest import OBJECTS, TOOLS_REQUIRED, compile_for_bpf
 
 Compiled = Callable[[str], Path]

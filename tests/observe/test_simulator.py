@@ -39,7 +39,7 @@ from rawbpf.abi.door import ffi, lib
 from rawbpf.maps import bpffs
 from rawbpf.observe.simulated_kernel import SimulatedKernel
 from rawbpf.observe.simulator import NEWEST
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from tests.conftest import IS_ADMIN, IS_ROOT, SECONDS, SLOWNESS
 
 # The running kernel against the simulated one
@@ -792,7 +792,7 @@ def test_kernels_that_are_not_simulated(kernel):
 
 def test_the_version_is_known_above_the_door():
     """What decides by version or capability sees the simulated ones."""
-    from rawbpf.syscall.permission import Capability, has_capability
+    from rawbpf.syscall.proc import Capability, has_capability
 
     with rawbpf.simulate(kernel="5.10"):
         assert kernel_version() == (5, 10)

@@ -32,7 +32,7 @@ from rawbpf.programs.asm import R0, exit_, mov
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import ETH_HLEN, Program
 from rawbpf.syscall.errors import EXHAUSTED, errno_name
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from tests.conftest import SECONDS, SLOWNESS, descriptors, needs_3_11, rounds
 
 pytestmark = pytest.mark.creates
