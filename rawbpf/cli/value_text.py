@@ -14,8 +14,8 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Protocol
 
-from rawbpf.values.btf_codec import EnumValue, StructValue
 from rawbpf.values.codecs import Codec, StructFormat, codec_for
+from rawbpf.values.struct_value import EnumValue, StructValue
 
 
 class Form(Protocol):
