@@ -275,13 +275,15 @@ def map_create(
     btf_fd: int = 0,
     btf_key_type_id: int = 0,
     btf_value_type_id: int = 0,
+    **more: int,
 ) -> int:
     """BPF_MAP_CREATE: makes a map, returns its descriptor (close-on-exec, never 0, 1 or 2).
 
     For queue and stack maps every rule is checked first: key_size 0, value_size from 1 byte to 4 MiB, max_entries
     not 0, names of at most 15 characters from [A-Za-z0-9_.], and the flags these maps know. The kernel allocates
     max_entries + 1 values at once. `numa_node` sets BPF_F_NUMA_NODE, `token_fd` BPF_F_TOKEN_FD. `btf_fd` is what
-    btf_load() returned; for these maps, which have no key, btf_key_type_id is that of an empty struct.
+    btf_load() returned; for these maps, which have no key, btf_key_type_id is that of an empty struct. `more` is what
+    other types of maps have of their own, by its name in the union: inner_map_fd, map_extra.
 
     Raises ValueError for a broken rule; NotPermitted without CAP_BPF (CAP_SYS_ADMIN before 5.8); BpfError with
     ENOMEM, EMFILE or ENFILE. Linux 4.20 for queue and stack maps.
@@ -307,6 +309,7 @@ def map_create(
         btf_fd=check_fd(btf_fd),
         btf_key_type_id=_u32("btf_key_type_id", btf_key_type_id),
         btf_value_type_id=_u32("btf_value_type_id", btf_value_type_id),
+        **more,
     )
     if attr.map_type in QUEUE_AND_STACK:
         check_rules(attr)
