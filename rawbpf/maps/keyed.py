@@ -97,6 +97,9 @@ class KeyedMap(Map, Mapping[K, V]):
         **more: int,
     ) -> None:
         """BPF_MAP_CREATE; `btf` describes the key and the value to the kernel."""
+        for what, number in (("key", key.size), ("value", value.size), ("max_entries", max_entries)):
+            if number < 1:
+                raise ValueError(f"{what} must be more than 0, not {number} (EINVAL)")
         token_fd = None if token is None else fileno_of(token)
         with (
             _described(key, value, token_fd) if btf else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id)

@@ -94,6 +94,8 @@ class LpmTrie(OpenedByKey[K, V]):
 
         Raises what Hash() raises. Source: Documentation/bpf/map_lpm_trie.rst.
         """
+        if not flags & MapFlag.BPF_F_NO_PREALLOC:
+            raise ValueError("an LPM trie needs BPF_F_NO_PREALLOC (EINVAL)")
         self._create(
             self.map_types[0],
             _key_codec(key),
