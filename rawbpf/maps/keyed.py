@@ -63,7 +63,8 @@ class KeyedMap(Map, Mapping[K, V]):
     """What maps with keys have in common: m[key], m[key] = value, `in`, get(), keys(), values(), items() and update().
 
     Make one of the subclasses, such as Hash or Array. len() counts the keys one by one, for the kernel does not tell.
-    Two maps are equal only if they are one object.
+    dict(m.items()) reads all of it, many elements at once; dict(m) asks for each key, and fails with KeyError if somebody
+    deletes one meanwhile. Two maps are equal only if they are one object.
     """
 
     # How open_map() gives the specifications to from_fd().
