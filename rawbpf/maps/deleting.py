@@ -9,14 +9,16 @@ import errno
 import os
 import warnings
 from collections.abc import Iterator, MutableMapping
-from contextlib import suppress
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_NOEXIST, ENOTSUPP, Cmd
 from rawbpf.abi.door import HOOK_RAISED, ffi, lib, raise_hook_failure
 from rawbpf.maps.keyed import NO_BATCH, K, KeyedMap, Page, Raw, V
 from rawbpf.syscall.errors import AlreadyExists, NoSuchKey
+
+if TYPE_CHECKING:
+    from rawbpf.abi._native import CData
 
 D = TypeVar("D")
 
@@ -33,15 +35,17 @@ class _Raise:
 _RAISE = _Raise()
 
 
-class Taken:
-    """Elements that one call took out of the kernel: `at` of them were handed over.
+class Taken(Page):
+    """The buffers of a call that takes elements out of the kernel: `at` of them were handed over.
 
     A process that was forked off has them not: its parent hands them over.
     """
 
-    def __init__(self, page: Page, single: bool) -> None:
-        self._page = page
-        self._single = single
+    def __init__(self, m: KeyedMap[Any, Any], key: bytes | None, count: int = 1, cursor: "CData | None" = None) -> None:
+        super().__init__(m, count, cursor)
+        self._single = key is not None
+        if key is not None:
+            ffi.memmove(self.keys, key, len(key))
         self._process = os.getpid()
         self.at = 0
 
@@ -50,17 +54,17 @@ class Taken:
         """How many were taken and not handed over."""
         if self._process != os.getpid():
             return 0
-        answer: int = self._page.answer[0]
-        count: int = self._page.batch.count
+        answer: int = self.answer[0]
+        count: int = self.batch.count
         if self._single:
             return int(answer == 0) - self.at
         # A call that was refused before it did anything leaves `count` as it was, and so does one that was not made.
-        done = answer in (0, -errno.ENOENT) or count < self._page.count
+        done = answer in (0, -errno.ENOENT) or count < self.count
         return count - self.at if done else 0
 
     def next(self) -> Raw:
         """The next one, as bytes."""
-        return self._page.element(self.at)
+        return self.element(self.at)
 
 
 class DeletingMap(KeyedMap[K, V]):
@@ -118,44 +122,55 @@ class DeletingMap(KeyedMap[K, V]):
 
     def _take(self, raw: bytes, key: Any, default: Any = _RAISE) -> Any:
         if not self._has_take:
-            return self._read_and_delete(key, raw, default)
-        page = Page(self, 1, None, 4)
-        ffi.memmove(page.keys, raw, len(raw))
-        taken = Taken(page, single=True)
+            return self._read_and_delete(raw, key, default)
+        taken = Taken(self, raw)
+        answer = taken.answer
         try:
-            result = lib.map_element(self._map, _TAKE, page.keys, page.values, 0, page.answer)
+            result = lib.map_element(self._map, _TAKE, taken.keys, taken.values, 0, answer)
             if result == 0:
                 return self._decode(taken.next()[1])
+            raise_hook_failure()
         except BaseException:
-            if taken.left:
+            # No call here: a signal handler may raise in one, again.
+            if answer[0] == 0:
                 self._taken += (taken,)
             raise
-        if taken.left:  # A hook at the door raised behind the call.
-            self._taken += (taken,)
-        elif result == -errno.ENOENT and default is not _RAISE:
-            return default
-        elif result == -ENOTSUPP:
+        if result == -ENOTSUPP:
             self._has_take = False
-            return self._read_and_delete(key, raw, default)
-        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, key)
+            return self._read_and_delete(raw, key, default)
+        return self._not_taken(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result, key, default)
 
-    def _read_and_delete(self, key: Any, raw: bytes, default: Any) -> Any:
-        found = self._lookup(raw, key)
-        # Decoded first: what can't be decoded stays in the map.
-        value = None if found is None else self._decode(found)
-        result = self._delete(raw)
+    def _read_and_delete(self, raw: bytes, key: Any, default: Any) -> Any:
+        taken = Taken(self, raw)
+        answer = taken.answer
+        result = lib.map_element(self._map, Cmd.BPF_MAP_LOOKUP_ELEM, raw, taken.values, 0, self._unread)
         if result == 0:
-            return value
+            # Decoded first: what can't be decoded stays in the map.
+            value = self._decode(taken.next()[1])
+            try:
+                result = lib.map_element(self._map, _DELETE, raw, ffi.NULL, 0, answer)
+                if result == 0:
+                    return value
+                raise_hook_failure()
+            except BaseException:
+                if answer[0] == 0:
+                    self._taken += (taken,)
+                raise
+        return self._not_taken(Cmd.BPF_MAP_DELETE_ELEM, result, key, default)
+
+    def _not_taken(self, cmd: Cmd, result: int, key: Any, default: Any) -> Any:
         if result == -errno.ENOENT and default is not _RAISE:
             return default
-        raise self._failure(Cmd.BPF_MAP_DELETE_ELEM, result, key)
+        raise self._failure(cmd, result, key)
 
     def popitem(self) -> tuple[K, V]:
         """Takes some key and its value out of the map. Raises NoSuchKey if there is none."""
         while (raw := self._next_key(None)) is not None:
             key = self._decode_key(raw)
-            with suppress(NoSuchKey):  # somebody else was faster
+            try:
                 return key, self._take(raw, key)
+            except NoSuchKey:
+                pass  # somebody else was faster
         raise NoSuchKey(errno.ENOENT, f"{syscall.describe(self._info)} is empty", Cmd.BPF_MAP_GET_NEXT_KEY)
 
     def setdefault(self, key: K, default: V) -> V:
@@ -200,8 +215,8 @@ class DeletingMap(KeyedMap[K, V]):
     def _drain_in_batches(self, mine: list[Taken]) -> Iterator[tuple[K, V]]:
         count, cursor = self._elements_of_batch(), None
         while True:
-            page = Page(self, count, cursor, max(4, self._info.key_size))
-            mine += (Taken(page, single=False),)
+            page = Taken(self, None, count, cursor)
+            mine += (page,)
             result = lib.map_batch(self._map, Cmd.BPF_MAP_LOOKUP_AND_DELETE_BATCH, page.batch, page.answer)
             if result == HOOK_RAISED:
                 raise_hook_failure()

@@ -319,9 +319,9 @@ class KeyedMap(Map, Mapping[K, V]):
                 return
             self._has_batches = False
         for key in self._raw_keys():
-            value = self._lookup(key, key)
-            if value is not None:
-                yield key, value
+            found = self._lookup(key, key)
+            if found is not None:
+                yield key, found
 
     def _raw_keys(self) -> Iterator[bytes]:
         """The keys by BPF_MAP_GET_NEXT_KEY. The next one is fetched first, so that the caller may delete each."""
@@ -393,7 +393,6 @@ class _Pages:
         self.refused = False
         self._owner = owner
         self._count = owner._elements_of_batch()
-        self._cursor_size = max(4, owner._info.key_size)
         self._cursor: CData | None = None
         self._ended = False
         self._left = _ROUNDS * (owner._info.max_entries // self._count + 1) + _STEPS
@@ -405,7 +404,7 @@ class _Pages:
             self._left -= 1
             if self._left < 0:
                 raise changed_too_fast(m._info)
-            page = Page(m, self._count, self._cursor, self._cursor_size)
+            page = Page(m, self._count, self._cursor)
             result = lib.map_batch(m._map, Cmd.BPF_MAP_LOOKUP_BATCH, page.batch, page.answer)
             if result == HOOK_RAISED:
                 raise_hook_failure()
@@ -429,12 +428,13 @@ class _Pages:
 class Page:
     """The buffers of one batch."""
 
-    def __init__(self, m: KeyedMap[Any, Any], count: int, cursor: "CData | None", cursor_size: int) -> None:
+    def __init__(self, m: KeyedMap[Any, Any], count: int, cursor: "CData | None") -> None:
         self.count = count
         self.key_size, self.value_size = m._info.key_size, m._buffer_size
         self.keys = ffi.new(CHARS, count * self.key_size)
         self.values = ffi.new(CHARS, count * self.value_size)
-        self.cursor = ffi.new(CHARS, cursor_size)
+        # A bucket's number, or a key.
+        self.cursor = ffi.new(CHARS, max(4, self.key_size))
         self.answer = ffi.new("int32_t *", 1)
         self._previous = cursor  # kept alive: the kernel reads it
         self.batch = ffi.new(

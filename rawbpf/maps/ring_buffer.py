@@ -26,7 +26,7 @@ import os
 import select
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from rawbpf import syscall
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     # A ring buffer without a specification gives bytes, one with a struct format Any.
     T = DefaultTypeVar("T", default=Any)
+
+    from rawbpf.abi._native import CData
 else:
     T = TypeVar("T")
 D = TypeVar("D")
@@ -53,6 +55,12 @@ _SCAN = 256
 
 # How soon to look again while a producer writes the record that is next, in seconds.
 _WHILE_WRITTEN = 0.0002
+
+# The position before a record, which must be that of the hand-over still; the position behind it; its bytes.
+Record = tuple[int, int, bytes]
+
+# No position is so large.
+_CLOSED = 1 << 64
 
 # A producer may say that it wakes nobody (BPF_RB_NO_WAKEUP): so often a waiter looks by itself, in seconds.
 _LOOK_AGAIN = 1.0
@@ -193,14 +201,15 @@ class RingBuffer(Map, Generic[T]):
         memory = self._mapped()
         until = time.monotonic() + (timeout or 0.0)
         while True:
-            for after, begin, length in memory.scan(self._info, 1):
-                value = decode(memory.data[begin : begin + length].tobytes())
+            records, found = memory.scan(self._info, 1)
+            for before, after, data in records:
+                value = decode(data)
                 memory.fence()
-                if memory.handed_over < after:
+                if memory.handed_over == before:
                     # From here to the return no call is made, so no signal handler can come between.
                     memory.consumer[0] = memory.handed_over = after
                     return value
-            if not memory.found and not self._wait(memory, until, _never):
+            if not found and not self._wait(memory, until, _never):
                 break
         if default is not _RAISE:
             return default
@@ -209,7 +218,7 @@ class RingBuffer(Map, Generic[T]):
     def drain(self) -> Iterator[T]:
         """Yields the records that are there, until there is none; while others come, not much more than fit in."""
         memory = self._mapped()
-        end = memory.producer[0] + self.size
+        end = max(memory.handed_over, memory.producer[0]) + self.size
         return self._hand_over(memory, 0.0, lambda: memory.handed_over >= end)
 
     def follow(self, *, timeout: float | None = None) -> "FollowRecords[T]":
@@ -230,11 +239,12 @@ class RingBuffer(Map, Generic[T]):
     def _hand_over(self, memory: "_Memory", timeout: float | None, stopped: Callable[[], bool]) -> Iterator[T]:
         until = _until(timeout)
         while not stopped():
-            for after, begin, length in memory.scan(self._info, _SCAN):
-                value = self._decoded(memory.data[begin : begin + length].tobytes())
-                # Another loop over the same object may have been faster. No call comes between this and the yield.
-                if memory.handed_over >= after:
-                    continue
+            records, found = memory.scan(self._info, _SCAN)
+            for before, after, data in records:
+                value = self._decoded(data)
+                if memory.handed_over != before:
+                    break
+                # No call comes between this look and the yield.
                 memory.handed_over = after
                 try:
                     yield value
@@ -243,7 +253,7 @@ class RingBuffer(Map, Generic[T]):
                 if self._fd < 0 or stopped():
                     break
             self.fileno()
-            if memory.found:
+            if found:
                 until = _until(timeout)
             elif not self._wait(memory, until, stopped):
                 return
@@ -280,8 +290,9 @@ class RingBuffer(Map, Generic[T]):
 
     def _release(self) -> None:
         super()._release()
-        # What is mapped goes with the last loop that reads it.
-        self._memory = None
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.forget()
         for waiter in list(self._waiters):
             waiter.wake()
 
@@ -322,7 +333,8 @@ class _Arriving(Generic[T]):
         self._follow = follow
         self._owner = follow._owner
         self._memory = self._owner._mapped()
-        self._records: list[tuple[int, int, int]] = []
+        self._records: Iterator[Record] = iter(())
+        self._next: Record | None = None
 
     def __aiter__(self) -> "_Arriving[T]":
         return self
@@ -333,21 +345,23 @@ class _Arriving(Generic[T]):
         owner, memory, follow = self._owner, self._memory, self._follow
         until = _until(follow._timeout)
         while not follow._stopped:
-            while self._records:
-                owner.fileno()
-                after, begin, length = self._records[0]
-                value = owner._decoded(memory.data[begin : begin + length].tobytes())
+            # One that the codec could not decode is offered again.
+            while record := self._next or next(self._records, None):
+                self._next = record
+                before, after, data = record
+                value = owner._decoded(data)
                 memory.fence()
-                del self._records[0]
-                if memory.handed_over < after:
+                self._next = None
+                if memory.handed_over == before:
                     # From here to the return no call is made, so no signal handler can come between.
                     memory.consumer[0] = memory.handed_over = after
                     return cast(T, value)
             # Others get their turn, also when records never end.
             await sleep(0)
             owner.fileno()
-            self._records = memory.scan(owner._info, _SCAN)
-            if not memory.found and not await self._wait(until):
+            records, found = memory.scan(owner._info, _SCAN)
+            self._records = iter(records)
+            if not found and not await self._wait(until):
                 break
         raise StopAsyncIteration
 
@@ -366,8 +380,11 @@ class _Arriving(Generic[T]):
 
 
 class _Memory:
-    """What is mapped. `handed_over` is the position behind the last record that reached a caller in this process, and
-    `found` whether the last scan found anything at all."""
+    """What is mapped. `handed_over` is the position behind the last record that reached a caller in this process.
+
+    Several threads, or loops, may look for records at the same time. A record is handed over by who finds `handed_over`
+    to be still the position before it: until then its room was not given back, so that its bytes are its own.
+    """
 
     def __init__(self, fd: int, size: int) -> None:
         page = mmap.PAGESIZE
@@ -378,36 +395,64 @@ class _Memory:
         self.data = rest[page:]
         self.fence: Callable[[], None] = lib.ring_fence
         self.handed_over: int = self.consumer[0]
-        self.found = False
         self._size = size
-        self._pages = ffi.from_buffer("char[]", rest), ffi.from_buffer("char[]", self.data)
+        self._pages: tuple[CData, CData] | None = ffi.from_buffer("char[]", rest), ffi.from_buffer("char[]", self.data)
 
     def commit(self) -> None:
         """Gives back the room of what was handed over."""
         self.fence()
-        if self.handed_over > self.consumer[0]:
-            self.consumer[0] = self.handed_over
+        handed_over, consumer = self.handed_over, self.consumer
+        if len(consumer) and consumer[0] < handed_over < _CLOSED:
+            consumer[0] = handed_over
 
-    def scan(self, info: MapInfo, most: int) -> "list[tuple[int, int, int]]":
-        """Up to `most` records that are complete, from the next one on: the position behind each, where it begins in
-        the data, and its length."""
+    def forget(self) -> None:
+        """Ends the use of the memory: what loops that are under way find from now on counts as handed over.
+
+        A call that is under way in another thread keeps the memory mapped until its end.
+        """
         self.commit()
+        self.handed_over = _CLOSED
+        self.consumer = self.producer = self.data = memoryview(b"")
+        self._pages = None
+
+    def scan(self, info: MapInfo, most: int) -> "tuple[Iterable[Record], bool]":
+        """Up to `most` records that are complete, from the next one on; and whether there is anything at all."""
+        self.commit()
+        consumer, pages, data = self.consumer, self._pages, self.data
+        if pages is None or not len(consumer):
+            return (), False
         # Who has consumed through another descriptor has moved the kernel's position.
-        begin = self.handed_over = self.consumer[0]
+        begin = max(self.handed_over, consumer[0])
+        if self.handed_over < begin:
+            self.handed_over = begin
         records, end = ffi.new("struct ring_record[]", most), ffi.new("uint64_t *")
-        count = lib.ring_scan(*self._pages, self._size, begin, records, most, end)
+        count = lib.ring_scan(*pages, self._size, begin, records, most, end)
+        if self.handed_over != begin:
+            return (), True  # another thread was faster
         if count < 0:
             raise RuntimeError(f"{syscall.describe(info)}: somebody else has moved the consumer's position")
-        self.found = end[0] != begin
-        if self.found and not count:
+        if count:
+            return _contents(begin, records, count, data), True
+        found = end[0] != begin
+        if found and self.handed_over == begin:
             # Nothing but what its producers discarded.
-            self.handed_over = max(self.handed_over, end[0])
+            self.handed_over = end[0]
             self.commit()
-        return [(record.after, record.offset, record.length) for record in records[0:count]]
+        return (), found
 
     def is_written(self) -> bool:
         """Whether a record was begun: the descriptor is ready then, also while its producer still writes it."""
-        return self.consumer[0] < self.producer[0]
+        consumer, producer = self.consumer, self.producer
+        return len(consumer) == len(producer) == 1 and consumer[0] < producer[0]
+
+
+def _contents(begin: int, records: "CData", count: int, data: memoryview) -> Iterator[Record]:
+    """The records, each copied out of the memory when it is asked for."""
+    for index in range(count):
+        record = records[index]
+        after, offset = record.after, record.offset
+        yield begin, after, data[offset : offset + record.length].tobytes()
+        begin = after
 
 
 class _Waiter:

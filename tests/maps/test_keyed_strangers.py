@@ -17,7 +17,7 @@ from rawbpf.abi.door import ffi
 from rawbpf.maps.keyed import KeyedMap
 from rawbpf.maps.per_cpu import PerCpuValues, buffer_size, padded, possible_cpus
 from rawbpf.values.codecs import codec_for
-from tests.conftest import needs_3_11, rounds
+from tests.conftest import SECONDS, needs_3_11, rounds
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="the simulated one has no maps with keys")]
 
@@ -65,7 +65,7 @@ def test_a_listing_while_others_add_and_delete(kind, batches):
         for thread in threads:
             thread.start()
         try:
-            for _ in rounds():
+            for _ in rounds(seconds=SECONDS / 2):
                 listed = list(m.items())
                 assert len({each for each, _ in listed}) == len(listed)
                 assert {each for each, _ in listed} <= {key(n) for n in range(304)}
@@ -370,7 +370,7 @@ def test_signals_at_any_moment(way):
     interruptions = [0]
     try:
         with Hash("<I", "<Q", 512) as m:
-            for round_ in rounds(lambda: sum(interruptions) > 20):
+            for round_ in rounds(lambda: sum(interruptions) > 20, seconds=SECONDS / 2):
                 m.update_many({n: n * round_ for n in range(300)})
                 got = []
                 signal.setitimer(signal.ITIMER_REAL, 0.0002 * (round_ % 7 + 1), 0.0003)
@@ -387,7 +387,7 @@ def test_signals_at_any_moment(way):
 def test_two_threads_drain_one_map():
     """Each element comes to one of them, however they meet."""
     with Hash("<I", "<Q", 8192) as m:
-        for _ in rounds():
+        for _ in rounds(seconds=SECONDS / 2):
             items = {n: n for n in range(5000)}
             m.update_many(items)
             got = [[], []]
@@ -402,7 +402,7 @@ def test_two_threads_drain_one_map():
 
 def test_closing_while_others_read():
     """A thread that reads while another closes the map gets ValueError, and no other map's value."""
-    for _ in rounds():
+    for _ in rounds(seconds=SECONDS / 2):
         m = Hash("<I", "<Q", 64)
         m[1] = 7
         found = []
