@@ -129,7 +129,7 @@ class DeletingMap(KeyedMap[K, V]):
             result = lib.map_element(self._map, _TAKE, taken.keys, taken.values, 0, answer)
             if result == 0:
                 return self._decode(taken.next()[1])
-            raise_hook_failure()
+            raise_hook_failure(result)
         except BaseException:
             # No call here: a signal handler may raise in one, again.
             if answer[0] == 0:
@@ -151,7 +151,7 @@ class DeletingMap(KeyedMap[K, V]):
                 result = lib.map_element(self._map, _DELETE, raw, ffi.NULL, 0, answer)
                 if result == 0:
                     return value
-                raise_hook_failure()
+                raise_hook_failure(result)
             except BaseException:
                 if answer[0] == 0:
                     self._taken += (taken,)
@@ -219,7 +219,7 @@ class DeletingMap(KeyedMap[K, V]):
             mine += (page,)
             result = lib.map_batch(self._map, Cmd.BPF_MAP_LOOKUP_AND_DELETE_BATCH, page.batch, page.answer)
             if result == HOOK_RAISED:
-                raise_hook_failure()
+                raise_hook_failure(result)
             yield from self._hand_over(mine)
             if result == -errno.ENOSPC:
                 # A bucket is taken as a whole, and there is no room for all that is in this one.

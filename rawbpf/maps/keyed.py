@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, ENOTSUPP, Cmd, ElemFlag, MapType
-from rawbpf.abi.door import HOOK_RAISED, ffi, lib, raise_hook_failure
+from rawbpf.abi.door import HOOK_RAISED, MAP_CLOSED, ffi, lib, raise_hook_failure
 from rawbpf.maps.map import Map
 from rawbpf.maps.per_cpu import buffer_size
 from rawbpf.syscall import MapInfo
@@ -266,7 +266,7 @@ class KeyedMap(Map, Mapping[K, V]):
         batch = ffi.new("struct bpf_attr_batch *", {"keys": address(keys), "values": address(values), "count": count})
         result = lib.map_batch(self._map, cmd, batch, self._unread)
         if result == HOOK_RAISED:
-            raise_hook_failure()
+            raise_hook_failure(result)
         # A call that was refused before it did anything leaves `count` as it was.
         return result, count if result == 0 else batch.count % count
 
@@ -351,9 +351,9 @@ class KeyedMap(Map, Mapping[K, V]):
 
     def _failure(self, cmd: Cmd, result: int, key: Any = None) -> Exception:
         """The exception for a command that answered `result`; for a map that was closed a ValueError."""
-        raise_hook_failure()
+        raise_hook_failure(result)
         name = syscall.describe(self._info)
-        if self._fd < 0:
+        if result == MAP_CLOSED:
             return ValueError(f"{name} is closed")
         kind, what = _MEANINGS.get(-result, (BpfError, ""))
         if what:
@@ -407,7 +407,7 @@ class _Pages:
             page = Page(m, self._count, self._cursor)
             result = lib.map_batch(m._map, Cmd.BPF_MAP_LOOKUP_BATCH, page.batch, page.answer)
             if result == HOOK_RAISED:
-                raise_hook_failure()
+                raise_hook_failure(result)
             if result == -errno.ENOSPC:
                 # A bucket is copied as a whole, and there is no room for all that is in this one.
                 self._count *= 2
