@@ -10,7 +10,7 @@ from rawbpf.cli.errors import DONE, SIGNALLED, UsageError
 from rawbpf.cli.feed import Feed
 from rawbpf.cli.output import say_json, write_lines
 from rawbpf.cli.value_lines import encoded, line_format, notation_of
-from rawbpf.maps.queue_stack import open_map
+from rawbpf.maps.opening import open_queue_or_stack
 from rawbpf.observe.wording import counted
 from rawbpf.syscall import describe
 from rawbpf.syscall.errors import Empty, Full
@@ -18,7 +18,7 @@ from rawbpf.syscall.errors import Empty, Full
 
 def run_push(options: argparse.Namespace) -> int:
     flags = BPF_EXIST if options.exist else BPF_ANY
-    with open_map(options.map, access="w") as m:
+    with open_queue_or_stack(options.map, access="w") as m:
         feed = Feed(m, flags, options.wait)
         if options.values == ["-"]:
             feed.read(sys.stdin.fileno(), None if options.raw else notation_of(options, m).encode)
@@ -38,14 +38,14 @@ def run_push(options: argparse.Namespace) -> int:
 
 
 def run_peek(options: argparse.Namespace) -> int:
-    with open_map(options.map, access="r") as m:
+    with open_queue_or_stack(options.map, access="r") as m:
         lines = line_format(options, notation_of(options, m), m.value_size)
         write_lines([lines.line(m.peek())])
     return DONE
 
 
 def run_pop(options: argparse.Namespace) -> int:
-    with open_map(options.map) as m:
+    with open_queue_or_stack(options.map) as m:
         lines = line_format(options, notation_of(options, m), m.value_size)
         drained = drain(m, lines, sys.stdout.fileno(), limit=options.count, progress=False)
         if not drained.written and not drained.ended_by and m.peek(None) is None:
@@ -54,7 +54,7 @@ def run_pop(options: argparse.Namespace) -> int:
 
 
 def run_drain(options: argparse.Namespace) -> int:
-    with open_map(options.map) as m:
+    with open_queue_or_stack(options.map) as m:
         limit = options.limit
         if limit is None and not options.follow:
             # A producer that is as fast as this would make it endless.

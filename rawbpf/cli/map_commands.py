@@ -17,7 +17,9 @@ from rawbpf.cli.output import redraw, say, say_json, say_table, write_lines
 from rawbpf.cli.stop_signals import StopSignals
 from rawbpf.cli.value_lines import line_format, notation_of, struct_notation
 from rawbpf.maps.listing import list_maps
-from rawbpf.maps.queue_stack import Queue, QueueOrStack, Stack, open_map
+from rawbpf.maps.map import Map
+from rawbpf.maps.opening import open_map, open_queue_or_stack
+from rawbpf.maps.queue_stack import Queue, QueueOrStack, Stack
 from rawbpf.syscall import check_name, describe
 from rawbpf.syscall.errors import BpfError, NotFound
 from rawbpf.syscall.proc import proc_fields
@@ -54,18 +56,19 @@ def _all_described() -> Iterator[dict[str, Any]]:
             yield _described(m, pinned)
 
 
-def _described(m: QueueOrStack[Any], pinned: Mapping[int, list[str]]) -> dict[str, Any]:
+def _described(m: Map, pinned: Mapping[int, list[str]]) -> dict[str, Any]:
     """What bpftool says of the map, where it is pinned, and, which bpftool does not say, how many elements it has."""
     shown = _as_bpftool(m)
     if paths := pinned.get(m.id):
         shown["pinned"] = paths
-    # Counting takes a BPF program, which may not be permitted.
-    with suppress(BpfError):
-        shown["size"] = m.qsize()
+    if isinstance(m, QueueOrStack):
+        # Counting takes a BPF program, which may not be permitted.
+        with suppress(BpfError):
+            shown["size"] = m.qsize()
     return shown
 
 
-def _as_bpftool(m: QueueOrStack[Any]) -> dict[str, Any]:
+def _as_bpftool(m: Map) -> dict[str, Any]:
     """What `bpftool -j map show` says of the map, under bpftool's keys."""
     info = m.info()
     fdinfo = proc_fields(f"/proc/self/fdinfo/{m.fileno()}")
@@ -145,7 +148,7 @@ def run_pin(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _pin(m: QueueOrStack[Any], options: argparse.Namespace) -> None:
+def _pin(m: Map, options: argparse.Namespace) -> None:
     """Pins with --owner and --mode; if one of them is refused, there is no pin."""
     m.pin(options.path)
     try:
@@ -169,7 +172,7 @@ def run_unpin(options: argparse.Namespace) -> int:
 
 
 def run_size(options: argparse.Namespace) -> int:
-    with open_map(options.map, access="r") as m:
+    with open_queue_or_stack(options.map, access="r") as m:
         size = m.qsize()
         if options.json:
             say_json({"size": size, "max_entries": m.max_entries})
@@ -179,7 +182,7 @@ def run_size(options: argparse.Namespace) -> int:
 
 
 def run_snapshot(options: argparse.Namespace) -> int:
-    with open_map(options.map, access="r") as m:
+    with open_queue_or_stack(options.map, access="r") as m:
         notation = notation_of(options, m)
         values = m.snapshot()
         if options.json:
@@ -192,7 +195,7 @@ def run_snapshot(options: argparse.Namespace) -> int:
 def run_watch(options: argparse.Namespace) -> int:
     """A line for each look; on a terminal one line that changes."""
     on_terminal = sys.stdout.isatty() and not options.json
-    with open_map(options.map, access="r") as m, StopSignals() as stop:
+    with open_queue_or_stack(options.map, access="r") as m, StopSignals() as stop:
         looks = 0
         while not stop.received:
             _show_size(m, options.json, on_terminal)

@@ -15,8 +15,8 @@ from itertools import zip_longest
 from typing import Any, Protocol
 
 from rawbpf.observe.wording import counted
-from rawbpf.values.btf_codec import EnumValue, StructValue
 from rawbpf.values.codecs import Codec, StructFormat, codec_for
+from rawbpf.values.struct_value import EnumValue, StructValue
 
 
 class Notation(Protocol):

@@ -12,7 +12,8 @@ from rawbpf.cli.errors import DONE, UsageError
 from rawbpf.cli.notation import BtfNotation
 from rawbpf.cli.output import complain
 from rawbpf.cli.value_lines import line_format, notation_of
-from rawbpf.maps.queue_stack import QueueOrStack, map_from_fd
+from rawbpf.maps.opening import map_from_fd
+from rawbpf.maps.queue_stack import QueueOrStack
 from rawbpf.values.codecs import RawBytes
 
 

@@ -34,6 +34,22 @@ def open_flags(access: str) -> int:
         raise ValueError(f'access is "rw", "r" or "w", not {access!r}') from None
 
 
+def map_info_of(fd: int) -> MapInfo:
+    """What the kernel says of a descriptor's map. Raises TypeError for one of something else.
+
+    For a program or a link the kernel fills in another struct, which looks like that of some map.
+    """
+    info = syscall.obj_get_info_by_fd(syscall.check_fd(fd))
+    try:
+        what = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return info  # no /proc
+    kind = what.removeprefix("anon_inode:")
+    if kind not in (what, "bpf-map"):
+        raise TypeError(f"descriptor {fd} is of no map, but of a {kind}")
+    return info
+
+
 class Map(Descriptor):
     """What all maps share; make one of its subclasses, such as Queue.
 
@@ -68,7 +84,7 @@ class Map(Descriptor):
     @classmethod
     def _from_fd(cls, fd: int, *specs: Any) -> "Self":
         self = cls.__new__(cls)
-        self._take_over(syscall.check_fd(fd), *specs)
+        self._take_over(fd, *specs)
         return self
 
     @classmethod
@@ -86,7 +102,7 @@ class Map(Descriptor):
 
     def _take_over(self, fd: int, *specs: Any) -> None:
         """Makes the object of a descriptor, which is the caller's as long as `_fd` is negative."""
-        info = syscall.obj_get_info_by_fd(fd)
+        info = map_info_of(fd)
         codecs = self._codecs_of(info, *specs)
         if fd > 2:
             self._adopt(fd, info, *codecs)

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from rawbpf import syscall
 from rawbpf.abi import BPF_OBJ_NAME_LEN, ENOTSUPP, Cmd, MapFlag, MapType
 from rawbpf.btf.reader import Btf
-from rawbpf.maps.queue_stack import Queue, Stack, map_from_fd
+from rawbpf.maps.opening import map_from_fd
+from rawbpf.maps.queue_stack import Queue, Stack
 from rawbpf.objects.declarations import (
     LIBBPF_PIN_BY_NAME,
     DataSection,
