@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,11 @@ from typing import Any, NamedTuple
 from rawbpf import BpfError
 from rawbpf.maps import bpffs
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError
+
+# Where the kernel has put a map, on x86-64: it is in an instruction behind bpf_timer_set_callback(). (Functions and
+# variables of the kernel itself begin with eight times f.)
+_ALLOCATED = re.compile(r"\b0xffff[0-9a-e][0-9a-f]{11}\b")
+
 
 class Outcome(NamedTuple):
     """What became of a file: the reasons of those who refused it ("" for loaded), and the names of programs that are not
@@ -93,7 +99,7 @@ def instructions(*program: str) -> list[str]:
         text = entry.get("disasm", "")
         for map_id, name in names.items():
             text = text.replace(f"map[id:{map_id}]", f"map[{name}]")
-        lines.append(text)
+        lines.append(_ALLOCATED.sub("0x...", text))
     return lines
 
 
