@@ -10,7 +10,7 @@ import re
 from enum import IntEnum
 
 from rawbpf.btf.ext import CoreRecord
-from rawbpf.btf.reader import Btf, BtfError, Kind, Type
+from rawbpf.btf.reader import Btf, BtfError, Kind, Type, vmlinux
 from rawbpf.objects.functions import Linked
 
 MINIMUM = (5, 17)
@@ -70,10 +70,20 @@ def _failure(log: str) -> tuple[int, str]:
 
 def _missing(btf: Btf, record: CoreRecord) -> str:
     owner, member = target_of(btf, record)
-    if record.kind in _OF_TYPES:
-        return f"this kernel has no {owner} like the one that the program was compiled with"
+    if not member:
+        return f"this kernel has no {owner} like that of the program"
     what = "enumerator" if record.kind in _OF_ENUMERATORS else "field"
-    return f"this kernel's {owner} has no {what} {member!r}, or there is no {owner}"
+    if _is_in_kernel(btf.resolve(record.type_id)):
+        return f"this kernel's {owner} has no {what} {member!r}"
+    return f"this kernel has no {owner} with the {what} {member!r}"
+
+
+def _is_in_kernel(found: Type) -> bool:
+    try:
+        vmlinux().find(found.kind, _plain(found.name))
+    except (KeyError, OSError):
+        return False
+    return True
 
 
 def target_of(btf: Btf, record: CoreRecord) -> tuple[str, str]:
@@ -113,10 +123,13 @@ def _path(btf: Btf, found: Type, steps: list[int]) -> str:
 
 
 def _in_c(found: Type) -> str:
-    kind = found.kind.name.lower().removesuffix("64")
-    # A name that ends in ___flavor is another declaration of the same type.
-    name = found.name.partition("___")[0]
-    return f"{kind} {name}" if found.kind != Kind.TYPEDEF else name
+    kind = {Kind.STRUCT: "struct ", Kind.UNION: "union ", Kind.ENUM: "enum ", Kind.ENUM64: "enum "}
+    return kind.get(found.kind, "") + _plain(found.name)
+
+
+def _plain(name: str) -> str:
+    """The name without ___flavor, which tells several declarations of one type apart."""
+    return name.partition("___")[0]
 
 
 def _line(record: CoreRecord, linked: Linked, btf: Btf) -> str:

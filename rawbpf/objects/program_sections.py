@@ -162,8 +162,6 @@ _REFUSED = {
 # Programs of these types are checked against what they will be attached to: they can't be loaded without a target.
 _TARGET_NEEDED = {"tp_btf", "fentry", "fexit", "fsession", "fmod_ret", "iter", "lsm", "lsm_cgroup"}
 
-_EXAMPLE = 'ObjectFile.load(..., sections={"%s": ProgType.BPF_PROG_TYPE_XDP})'
-
 
 def kind_of_section(name: str, sections: "Mapping[str, str | ProgType]" = {}) -> SectionKind:  # noqa: B006
     """The kind that a section's name stands for. `sections` says it for names of one's own: as a program type, or as a
@@ -183,7 +181,11 @@ def kind_of_section(name: str, sections: "Mapping[str, str | ProgType]" = {}) ->
     elif known != plain:
         raise ValueError(f"sections= says it is like {known!r}: no program type has this name")
     else:
-        raise ValueError(f"no program type has this name; to say which it is: {_EXAMPLE % plain}")
+        like = max((each for each in (*_ALONE, *_WITH_TARGET) if plain.startswith(each)), key=len, default="xdp")
+        raise ValueError(
+            f"no program type has this name; to say that it is like {like!r}, for example: "
+            f"ObjectFile.load(..., sections={{{plain!r}: {like!r}}})"
+        )
     if before.removesuffix(".s") in _TARGET_NEEDED and not target:
         raise ValueError(f'it must say what it is attached to, as in SEC("{before}/...")')
     return SectionKind(

@@ -1,6 +1,6 @@
 """The same object file loaded by bpftool, through libbpf, and by rawbpf: do both, and is it the same in the kernel?
 
-    python -m tests.objects.side_by_side FILE.bpf.o ...
+python -m tests.objects.side_by_side FILE.bpf.o ...
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rawbpf import BpfError
+from rawbpf import BpfError, syscall
 from rawbpf.maps import bpffs
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError
 
@@ -22,9 +22,11 @@ from rawbpf.objects.object_file import ObjectFile, ObjectFileError
 _ALLOCATED = re.compile(r"\b0xffff[0-9a-e][0-9a-f]{11}\b")
 
 
+_MAP = re.compile(r"map\[id:(\d+)\]")
+
+
 class Outcome(NamedTuple):
-    """What became of a file: the reasons of those who refused it ("" for loaded), and the names of programs that are not
-    the same."""
+    """What became of a file: why each refused it ("" for loaded), and the names of programs that are not the same."""
 
     libbpf: str
     rawbpf: str
@@ -93,14 +95,16 @@ def _id_of(fd: int) -> str:
 
 def instructions(*program: str) -> list[str]:
     """The program as the kernel has it, each load of a map with the map's name in place of its number."""
-    names = {i: bpftool("map", "show", "id", str(i))["name"] for i in bpftool("prog", "show", *program).get("map_ids", [])}
-    lines = []
-    for entry in bpftool("prog", "dump", "xlated", *program):
-        text = entry.get("disasm", "")
-        for map_id, name in names.items():
-            text = text.replace(f"map[id:{map_id}]", f"map[{name}]")
-        lines.append(_ALLOCATED.sub("0x...", text))
-    return lines
+    lines = [entry.get("disasm", "") for entry in bpftool("prog", "dump", "xlated", *program)]
+    return [_ALLOCATED.sub("0x...", _MAP.sub(lambda found: f"map[{_map_name(int(found[1]))}]", line)) for line in lines]
+
+
+def _map_name(map_id: int) -> str:
+    fd = syscall.map_get_fd_by_id(map_id)
+    try:
+        return syscall.obj_get_info_by_fd(fd).name
+    finally:
+        os.close(fd)
 
 
 def main(paths: list[str]) -> None:
@@ -113,7 +117,9 @@ def main(paths: list[str]) -> None:
         print(f"{outcome.verdict:18} {path}")
         if outcome.verdict != "same":
             print("    libbpf:", " | ".join(outcome.libbpf.strip().splitlines()[-6:])[:600] or "loads")
-            print("    rawbpf:", " | ".join(outcome.rawbpf.strip().splitlines()[:2])[:600] or "loads", outcome.different)
+            print(
+                "    rawbpf:", " | ".join(outcome.rawbpf.strip().splitlines()[:2])[:600] or "loads", outcome.different
+            )
     print(verdicts)
 
 
