@@ -142,7 +142,7 @@ def _check_sections(file: Elf) -> None:
         if _is_data(section) and file.relocations.get(section.number):
             symbol = file.relocations[section.number][0].symbol
             warnings.warn(
-                f"section {section.name!r} holds the address of {symbol}: in the kernel it is 0, as with libbpf",
+                f"section {section.name!r} holds the address of {symbol}: the kernel does not get it, as with libbpf",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -82,8 +82,8 @@ class LineInfo(NamedTuple):
 
 
 class CoreRelocation(NamedTuple):
-    """An instruction, `offset` bytes from the first, that the kernel changes to fit its own types (CO-RE): the BTF id of
-    the program's type, the offset of a BTF string with the numbers of the members, and what is to be written there
+    """An instruction, `offset` bytes from the first, that the kernel changes to fit its own types (CO-RE): the BTF id
+    of the program's type, the offset of a BTF string with the numbers of the members, and what is to be written there
     (enum bpf_core_relo_kind)."""
 
     offset: int
