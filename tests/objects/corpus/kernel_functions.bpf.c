@@ -18,17 +18,17 @@ struct {
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task)
 {
-	struct task_struct *first;
+	struct task_struct *parent;
 	__u32 pid;
 
 	bpf_rcu_read_lock();
 	pid = task->real_parent->pid;
 	bpf_rcu_read_unlock();
 	if (bpf_task_from_pid) {
-		first = bpf_task_from_pid(1);
-		if (first) {
-			pid += first->pid;
-			bpf_task_release(first);
+		parent = bpf_task_from_pid(pid);
+		if (parent) {
+			pid += parent->pid;
+			bpf_task_release(parent);
 		}
 	}
 	if (bpf_no_such_function)
