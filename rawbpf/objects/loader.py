@@ -309,7 +309,7 @@ class Loader:
         for holder in holders:
             for index, name in holder.slots.items():
                 if name not in held:
-                    raise ValueError(f"map {holder.name!r} holds program {name!r}, which is not loaded")
+                    raise ObjectFileError(f"map {holder.name!r} holds program {name!r}, which is not loaded")
                 key, value = struct.pack("=I", index), struct.pack("=I", held[name].fileno())
                 _update(opened[holder.name].fileno(), bytearray(key), bytearray(value))
 

@@ -284,7 +284,7 @@ class TestMapsInMaps:
 
     def test_table_without_its_programs(self, compiled: Compiled) -> None:
         """A table whose program is left out is refused by name, and nothing stays."""
-        with pytest.raises(ValueError, match="map 'steps' holds program 'third', which is not loaded"):
+        with pytest.raises(ObjectFileError, match="map 'steps' holds program 'third', which is not loaded"):
             ObjectFile.load(compiled("corpus/tail_calls"), without=["third"])
 
     @pytest.mark.parametrize(
