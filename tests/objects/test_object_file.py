@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from rawbpf import MapFlag, MapType, ProgType, Queue, Stack
+from rawbpf.abi import Cmd
+from rawbpf.btf.reader import Btf, Kind
+from rawbpf.objects import elf
 from rawbpf.objects.declarations import read
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError, OtherMap
 from rawbpf.programs.program import ETH_HLEN, VerifierError
@@ -454,6 +457,32 @@ class TestBroken:
         subprocess.run(command, check=True)
         with pytest.raises(ObjectFileError, match="no section '.BTF': compile with clang -g"):
             read((tmp_path / "a.o").read_bytes())
+
+    @pytest.mark.parametrize("word", [0, 0x01000000, 0x01000021, 0x00010020])
+    def test_integers(self, compiled: Compiled, no_calls: None, word: int) -> None:
+        """An integer of no bits, of more bits than it has room for, or beyond its end, is refused before the kernel
+        hears of the file: of no bits the kernel would take it."""
+        data = bytearray(compiled("everything").read_bytes())
+        section = elf.read(bytes(data)).section(".BTF")
+        assert section
+        btf, begin = Btf(section.data), data.index(section.data)
+        place = begin + btf.place(btf.find(Kind.INT, "unsigned int").id)
+        assert struct.unpack_from("=II", data, place + 8) == (4, 32)
+        struct.pack_into("=I", data, place + 12, word)
+        with pytest.raises(ObjectFileError, match=r"section '.BTF': type \d+ is an integer of \d+ bits in 4 bytes"):
+            ObjectFile.load(data)
+
+    @pytest.mark.admin
+    def test_types_that_the_kernel_refuses(self, compiled: Compiled, sent: list[tuple[Cmd, int]]) -> None:
+        """Types that only the kernel finds wrong are an ObjectFileError with its words, before a map is made."""
+        data = compiled("everything").read_bytes()
+        section = elf.read(data).section(".BTF")
+        assert section
+        broken = data.replace(section.data, section.data.replace(b"\0chain\0", b"\0ch-in\0"))
+        says = "section '.BTF': the kernel does not take it; the kernel says: .*Invalid name"
+        with pytest.raises(ObjectFileError, match=says):
+            ObjectFile.load(broken)
+        assert {cmd for cmd, _ in sent} == {Cmd.BPF_BTF_LOAD}
 
     def test_stripped(self, compiled: Compiled, tmp_path: Path) -> None:
         """llvm-strip -g leaves all that is needed; a full strip takes the symbols, and the text says so."""
