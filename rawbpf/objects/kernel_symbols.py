@@ -85,6 +85,8 @@ def _by_type(btf: Btf, extern: Extern) -> int | str | None:
         found = vmlinux().find(kind, name)
     except KeyError:
         return None
+    except OSError as error:
+        raise ObjectFileError(f"extern {name!r}: this kernel was built without BTF (CONFIG_DEBUG_INFO_BTF)") from error
     if not _compatible(btf, extern.type_id, vmlinux(), found.size):
         return f"{name!r} of this kernel has another type"
     return found.id

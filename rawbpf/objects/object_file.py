@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rawbpf import syscall
 from rawbpf.abi import ProgType
+from rawbpf.btf.reader import BtfError
 from rawbpf.objects.declarations import Declarations, Selection, read
 from rawbpf.objects.elf import ObjectFileError
 from rawbpf.objects.loader import Loader, OtherMap, Wishes, plan
@@ -109,8 +110,9 @@ class ObjectFile:
         try:
             declarations = read(data, Selection(programs, without, sections or {}))
             return cls(declarations, os.path.basename(where).partition(".")[0] or "object", wishes)
-        except ObjectFileError as error:
-            raise ObjectFileError(f"{where!r}: {error}" if where else str(error)) from error
+        except (ObjectFileError, BtfError) as error:
+            text = f"section '.BTF': {error}" if isinstance(error, BtfError) else str(error)
+            raise ObjectFileError(f"{where!r}: {text}" if where else text) from error
 
     def __init__(self, declarations: Declarations, name: str, wishes: Wishes) -> None:
         """Use load()."""
