@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_OBJ_NAME_LEN, ENOTSUPP, Cmd, MapFlag, MapType
-from rawbpf.btf.reader import VMLINUX, BtfError
+from rawbpf.btf.reader import VMLINUX, Btf, BtfError
 from rawbpf.maps.queue_stack import Queue, Stack
 from rawbpf.objects.core_relocations import MINIMUM, explain, target_of
 from rawbpf.objects.declarations import DataSection, Declarations, MapReference, ProgramDeclaration, Variable
@@ -28,7 +28,7 @@ from rawbpf.syscall.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.syscall.errors import BpfError, NotFound
 from rawbpf.syscall.permission import kernel_version
 from rawbpf.values.btf_codec import BtfCodec
-from rawbpf.values.codecs import Codec, RawBytes
+from rawbpf.values.codecs import Codec
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData
@@ -63,11 +63,7 @@ class OtherMap(Descriptor):
         return f"<OtherMap {self.info.name!r} {self.info.type.name} {state}>"
 
 
-# How a descriptor becomes the object of its map, by type, with the codecs of keys and values.
-_OBJECTS: dict[MapType, Callable[[int, Codec[Any], Codec[Any]], Descriptor]] = {
-    MapType.BPF_MAP_TYPE_QUEUE: lambda fd, key, value: Queue.from_fd(fd, value),
-    MapType.BPF_MAP_TYPE_STACK: lambda fd, key, value: Stack.from_fd(fd, value),
-}
+_CLASSES: dict[MapType, Any] = {MapType.BPF_MAP_TYPE_QUEUE: Queue, MapType.BPF_MAP_TYPE_STACK: Stack}
 
 
 class Wishes(NamedTuple):
@@ -283,10 +279,8 @@ class Loader:
         try:
             info = syscall.obj_get_info_by_fd(fd)
             _check_info(declaration, info, checked, origin)
-            if declaration.type in _OBJECTS:
-                key = self._codec(declaration.key_type_id, declaration.key_size)
-                value = self._codec(declaration.value_type_id, declaration.value_size)
-                opened = _OBJECTS[declaration.type](fd, key, value)
+            if declaration.type in _CLASSES:
+                opened = _CLASSES[declaration.type].from_fd(fd, **codecs_of(self._declarations.btf, declaration))
             else:
                 opened = OtherMap(fd, info)
         except BaseException:
@@ -294,13 +288,6 @@ class Loader:
             raise
         self._undo.callback(opened.close)
         return opened
-
-    def _codec(self, type_id: int, size: int) -> Codec[Any]:
-        try:
-            return BtfCodec(self._declarations.btf, type_id) if type_id else RawBytes(size)
-        except BtfError:
-            # Such as a struct with more members than BtfCodec takes.
-            return RawBytes(size)
 
     def _fill(
         self, opened: Mapping[str, Descriptor], holders: list[MapDeclaration], held: Mapping[str, Descriptor]
@@ -385,6 +372,15 @@ class Loader:
             raise ObjectFileError(f"section {declaration.section!r}, program {declaration.name!r}: {error}") from error
         self._undo.callback(program.close)
         return program
+
+
+def codecs_of(btf: Btf, declaration: MapDeclaration) -> dict[str, Codec[Any] | None]:
+    """The codecs of a map's values by their type in C, as open_map() takes them; None for bytes."""
+    try:
+        return {"value": BtfCodec(btf, declaration.value_type_id) if declaration.value_type_id else None}
+    except BtfError:
+        # Such as a struct with more members than BtfCodec takes.
+        return {"value": None}
 
 
 def _core_error(error: VerifierError, declaration: ProgramDeclaration, why: str) -> VerifierError:

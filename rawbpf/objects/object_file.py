@@ -38,6 +38,9 @@ __all__ = ["ObjectFile", "ObjectFileError", "OtherMap", "Variables"]
 # Where maps with LIBBPF_PIN_BY_NAME are pinned, by libbpf's convention.
 PIN_ROOT = "/sys/fs/bpf"
 
+# How the bytes of an object file begin, and no path.
+_ELF = b"\x7fELF"
+
 
 class ObjectFile:
     """The maps, global variables and programs of a compiled C file, loaded into the kernel.
@@ -102,10 +105,7 @@ class ObjectFile:
 
         Linux 5.2; with global variables 5.5, with CO-RE relocations (vmlinux.h) 5.17, with kernel functions 5.13.
         """
-        is_path = isinstance(source, (str, os.PathLike)) or (isinstance(source, bytes) and source[:4] != b"\x7fELF")
-        # The type says no more than that of `source`: what is no path has bytes.
-        where = os.fsdecode(source) if is_path else ""  # type: ignore[arg-type]
-        data = Path(where).read_bytes() if is_path else bytes(source)  # type: ignore[arg-type]
+        where, data = content_of(source)
         wishes = Wishes(variables or {}, max_entries or {}, maps or {}, pin_root)
         try:
             declarations = read(data, Selection(programs, without, sections or {}))
@@ -163,3 +163,11 @@ class ObjectFile:
 
     def __repr__(self) -> str:
         return f"<ObjectFile {self.name!r} maps={list(self.maps)} programs={list(self.programs)}>"
+
+
+def content_of(source: "syscall.StrPath | Buffer") -> tuple[str, bytes]:
+    """The path ("" if there is none) and the bytes of an object file. OSError if it can't be read."""
+    if isinstance(source, (str, os.PathLike)) or (isinstance(source, bytes) and source[:4] != _ELF):
+        where = os.fsdecode(source)
+        return where, Path(where).read_bytes()
+    return "", bytes(source)

@@ -31,6 +31,13 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("bpftool") is None and not TOOLS_REQUIRED, reason="bpftool is not installed"),
 ]
 
+
+def needs_bpftool() -> None:
+    """Skips where bpftool is not, and is not asked for."""
+    if shutil.which("bpftool") is None and not TOOLS_REQUIRED:
+        pytest.skip("bpftool is not installed")
+
+
 outcomes: dict[str, Outcome] = {}
 
 
