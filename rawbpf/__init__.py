@@ -57,13 +57,13 @@ if TYPE_CHECKING:
         SockMap,
         XskMap,
     )
-    from rawbpf.maps.opening import open_map
     from rawbpf.maps.other import OtherMap
     from rawbpf.maps.ring_buffer import RingBuffer
     from rawbpf.maps.sharing import recv_map, send_map
     from rawbpf.maps.token import Token
     from rawbpf.objects.elf import ObjectFileError
     from rawbpf.objects.object_file import ObjectFile
+    from rawbpf.objects.opening import open_map
     from rawbpf.observe.diagram import explain
     from rawbpf.observe.doctor import diagnose
     from rawbpf.observe.simulator import simulate
@@ -170,7 +170,7 @@ _TOOLS = {
     "XskMap": "maps.of_descriptors",
     "diagnose": "observe.doctor",
     "explain": "observe.diagram",
-    "open_map": "maps.opening",
+    "open_map": "objects.opening",
     "recv_map": "maps.sharing",
     "send_map": "maps.sharing",
     "simulate": "observe.simulator",

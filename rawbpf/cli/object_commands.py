@@ -25,7 +25,8 @@ def run_run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise UsageError(str(error)) from None
     with file, ExitStack() as links:
-        typed = _queue_to_print(options.print, file.maps)
+        queues = {name: m for name, m in file.maps.items() if isinstance(m, QueueOrStack)}
+        typed = _queue_to_print(options.print, queues)
         attached = {name: file.programs[name].attach_to for name in file.attach()}
         for name, target in options.attach:
             if name not in file.programs:

@@ -98,7 +98,7 @@ def failing(q: Queue[bytes]) -> int:
 def compiled() -> None:
     with ObjectFile.load("events.bpf.o", variables={"limit": 5}) as file:
         assert_type(file.attach(), dict[str, Link])
-        assert_type(file.maps["queue"], Queue[Any] | Stack[Any])
+        assert_type(file.maps["queue"], Any)
         for event in file.maps["queue"].follow():
             print(event.pid)
         file.programs["on_exec"].attach("sched_process_exec").close()
