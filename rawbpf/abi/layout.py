@@ -19,8 +19,8 @@ _FIELD = re.compile(
 )
 _PADDING = "uint32_t :32;"
 
-# What BPF_OBJ_GET_INFO_BY_FD fills.
-_INFOS = ("bpf_map_info", "bpf_btf_info", "bpf_link_info")
+# What BPF_OBJ_GET_INFO_BY_FD fills, and what perf_event_open(2) is told.
+_STRUCTS = ("bpf_map_info", "bpf_btf_info", "bpf_link_info", "perf_event_attr")
 
 
 class Field(NamedTuple):
@@ -44,7 +44,7 @@ def load() -> dict[str, list[Field]]:
 
 
 def parse(text: str) -> dict[str, list[Field]]:
-    """The fields of each command of union bpf_attr and of the info structs, in the order of the text.
+    """The fields of each command of union bpf_attr and of the other structs, in the order of the text.
 
     Keys are command names ("BPF_MAP_CREATE") and struct names ("bpf_map_info"). Raises ValueError on a line
     inside a type that is neither a field with its offset and version nor padding.
@@ -54,7 +54,7 @@ def parse(text: str) -> dict[str, list[Field]]:
     for line in lines:
         if not (match := _TYPE.fullmatch(line)):
             continue
-        if match["tag"] in _INFOS:
+        if match["tag"] in _STRUCTS:
             table[match["tag"]] = _block(lines)
         elif match["tag"] == "bpf_attr":
             for member in iter(lambda: next(lines), "};"):
