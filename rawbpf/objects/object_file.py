@@ -24,7 +24,8 @@ from rawbpf.objects.declarations import Declarations, Selection, read
 from rawbpf.objects.elf import ObjectFileError
 from rawbpf.objects.loader import Loader, OtherMap, Wishes, plan
 from rawbpf.objects.variables import Variables
-from rawbpf.programs.link import Link, knows_its_target
+from rawbpf.programs.attach import why_not_attached
+from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
 from rawbpf.syscall.descriptor import Descriptor, HasFileno
 
@@ -139,7 +140,7 @@ class ObjectFile:
             links = {
                 name: undo.enter_context(program.attach())
                 for name, program in self.programs.items()
-                if knows_its_target(program)
+                if not why_not_attached(program)
             }
             undo.pop_all()
         self._opened[:0] = links.values()

@@ -53,6 +53,7 @@ from rawbpf.programs.asm import (
 )
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
+from rawbpf.programs.targets import KprobeMulti
 from rawbpf.syscall.permission import kernel_version
 from tests.conftest import descriptors, skip_other_kernels
 
@@ -144,6 +145,7 @@ RAW, TRACING, LSM = (
     ProgType.BPF_PROG_TYPE_TRACING,
     ProgType.BPF_PROG_TYPE_LSM,
 )
+KPROBE = ProgType.BPF_PROG_TYPE_KPROBE
 SKB, CLS = ProgType.BPF_PROG_TYPE_CGROUP_SKB, ProgType.BPF_PROG_TYPE_SCHED_CLS
 NETNS = "/proc/thread-self/ns/net"
 
@@ -754,19 +756,19 @@ def test_ids(q):
 
 
 def test_life_and_death(q):
-    """repr, closed, ValueError after close(), ResourceWarning when collected open."""
+    """repr, closed, ValueError after close(), RuntimeWarning when collected open."""
     with Program(RAW, pushing(q)) as program:
         link = program.attach("sched_process_exec")
-        assert repr(link) == f"<Link fd={link.fileno()}>"
+        assert repr(link) == f"<Link to raw tracepoint 'sched_process_exec' fd={link.fileno()}>"
         link.close()
         link.close()
         for call_ in (link.fileno, link.info, link.detach, link.iterate, lambda: link.pin("/x"), link.__enter__):
-            with pytest.raises(ValueError, match="Link closed"):
+            with pytest.raises(ValueError, match="Link to raw tracepoint 'sched_process_exec' closed"):
                 call_()
-        with pytest.raises(ValueError, match="Link closed"):
+        with pytest.raises(ValueError, match="Link to raw tracepoint 'sched_process_exec' closed"):
             link.update(program)
         forgotten = [program.attach("sched_process_exec")]
-        with pytest.warns(ResourceWarning, match="unclosed <Link"):  # noqa: PT031
+        with pytest.warns(RuntimeWarning, match="nothing holds <Link to raw tracepoint"):  # noqa: PT031
             forgotten.clear()
             gc.collect()
     with pytest.raises(ValueError, match="closed"):
@@ -884,21 +886,43 @@ def test_eperm_is_explained(q):
 
 
 WRONG = {
-    "kprobe": (ProgType.BPF_PROG_TYPE_KPROBE, (), {}, TypeError, "needs perf_event_open.*use a raw tracepoint"),
-    "tracepoint": (ProgType.BPF_PROG_TYPE_TRACEPOINT, (), {}, TypeError, "needs perf_event_open"),
-    "perf event": (ProgType.BPF_PROG_TYPE_PERF_EVENT, (), {}, TypeError, "needs perf_event_open"),
-    "socket": (ProgType.BPF_PROG_TYPE_SOCKET_FILTER, (), {}, TypeError, "SO_ATTACH_BPF"),
+    "kprobe": (KPROBE, (), {}, TypeError, "has to be told the target .* as in a section's name"),
+    "no kind of probe": (KPROBE, ("do_nanosleep",), {}, ValueError, "a probe begins with its kind and '/'"),
+    "usdt": (KPROBE, ("usdt/libc.so.6:libc:setjmp",), {}, ValueError, "does not attach to USDT probes"),
+    "no function": (KPROBE, ("kprobe/+8",), {}, ValueError, "names no function"),
+    "no place": (KPROBE, ("kprobe",), {}, ValueError, "names no place behind the '/'"),
+    "no number": (KPROBE, ("kprobe/do_nanosleep+x",), {}, ValueError, "the offset 'x' is no number"),
+    "return with an offset": (KPROBE, ("kretprobe/a+1",), {}, ValueError, "a function's return has no offset"),
+    "no file": (KPROBE, ("uprobe/malloc",), {}, ValueError, "a uprobe is PATH:FUNCTION or PATH:OFFSET"),
+    "no probe": (KPROBE, (7,), {}, TypeError, "a probe is given as in a section's name"),
+    "not loaded for many": (
+        KPROBE,
+        ("kprobe.multi/a",),
+        {},
+        ValueError,
+        "with expected_attach_type BPF_TRACE_KPROBE_M",
+    ),
+    "names and addresses": (KPROBE, (KprobeMulti(["a", 1]),), {}, ValueError, "either names or addresses"),
+    "no functions": (KPROBE, (KprobeMulti([]),), {}, ValueError, "at least one"),
+    "cookies for fewer": (KPROBE, (KprobeMulti(["a", "b"], cookies=[1]),), {}, ValueError, "1 cookies, which is not"),
+    "two cookies": (KPROBE, (KprobeMulti(["a"], cookies=[1]),), {"cookie": 2}, ValueError, "cookie is that of all"),
+    "tracepoint": (ProgType.BPF_PROG_TYPE_TRACEPOINT, (), {}, TypeError, "has to be told the target"),
+    "no category": (ProgType.BPF_PROG_TYPE_TRACEPOINT, ("sched_switch",), {}, TypeError, "as its category and name"),
+    "perf event": (ProgType.BPF_PROG_TYPE_PERF_EVENT, (), {}, TypeError, "a perf event, as a PerfEvent or a desc"),
+    "a name of a perf event": (ProgType.BPF_PROG_TYPE_PERF_EVENT, ("cpu",), {}, TypeError, "an object with fileno"),
+    "socket": (ProgType.BPF_PROG_TYPE_SOCKET_FILTER, (), {}, TypeError, "a socket, as an object or a descriptor"),
     "action": (ProgType.BPF_PROG_TYPE_SCHED_ACT, (), {}, TypeError, "BPF_PROG_TYPE_SCHED_ACT is not attached here"),
-    "no name": (RAW, (), {}, TypeError, "given by its name"),
+    "no name": (RAW, (), {}, TypeError, "a raw tracepoint's name"),
+    "a number": (RAW, (3,), {}, TypeError, "given by its name"),
     "NUL in a name": (RAW, ("sys_enter\0",), {}, ValueError, "is no tracepoint's name"),
     "cookie too large": (RAW, ("sys_enter",), {"cookie": 2**64}, ValueError, "cookie must be from 0"),
     "flags too large": (SKB, (3,), {"flags": 2**32}, ValueError, "flags must be from 0"),
     "no flags": (RAW, ("sys_enter",), {"flags": 1}, ValueError, "attached without flags"),
-    "no cgroup": (SKB, (), {}, TypeError, "the target is a cgroup's folder"),
+    "no cgroup": (SKB, (), {}, TypeError, "a cgroup's folder, as a path or a descriptor"),
     "no cookie": (SKB, ("/",), {"cookie": 1}, ValueError, "attached without cookie"),
     "bad descriptor": (SKB, (-1,), {}, ValueError, "-1 is not a descriptor"),
     "other type": (SKB, ("/",), {"attach_type": 46}, ValueError, "BPF_CGROUP_INET_EGRESS; BPF_TCX_INGRESS was given"),
-    "no interface": (ProgType.BPF_PROG_TYPE_XDP, (), {}, TypeError, "interface's name or its index"),
+    "no interface": (ProgType.BPF_PROG_TYPE_XDP, (), {}, TypeError, "an interface, as a name or an index"),
     "index 0": (ProgType.BPF_PROG_TYPE_XDP, (0,), {}, TypeError, "its index, from 1"),
     "which way": (CLS, ("lo",), {}, ValueError, "must be one of BPF_TCX_INGRESS, BPF_TCX_EGRESS"),
 }
@@ -985,5 +1009,5 @@ def test_what_a_cgroup_lacks(cgroup):
     kind = Kind("5.8", SKB, LinkType.BPF_LINK_TYPE_CGROUP, cgroup, send, result=1)
     assert attach_with(",+bpf,+net_admin", kind) == "attached\n"
     refused = attach_with(",+bpf", kind)
-    assert refused.startswith("NotPermitted BPF_CGROUP_INET_INGRESS of '")
+    assert refused.startswith("NotPermitted BPF_CGROUP_INET_INGRESS of cgroup '")
     assert "this process has no CAP_NET_ADMIN" in refused
