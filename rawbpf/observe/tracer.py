@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachFlag, AttachType, Cmd, MapFlag, door
-from rawbpf.abi.door import ffi
+from rawbpf.abi.door import ffi, lib
 from rawbpf.observe import user_memory
 from rawbpf.observe.attr_fields import Field, number_in, spell, struct_of, value_in
 from rawbpf.observe.diagram import draw, draw_link_info, draw_map_info
+from rawbpf.observe.perf_event_call import spelled as spelled_perf_event_open
 from rawbpf.observe.user_memory import Fault
 from rawbpf.syscall import MapInfo, bpf_attr, describe, map_info
 from rawbpf.syscall.errors import bpf_error, errno_name
@@ -62,7 +63,8 @@ os.register_at_fork(after_in_child=_new_lock)
 
 @contextmanager
 def trace(file: TextIO | None = None, attrs: bool = False, meaning: bool = False) -> Iterator[None]:
-    """Prints every bpf(2) call of this process, of all its threads, while the context lasts.
+    """Prints every bpf(2) call of this process, of all its threads, while the context lasts; and perf_event_open(2),
+    which makes what probes and tracepoints are attached to.
 
     Args:
         file: Where to; None is sys.stderr. A file that is traced to already gets no line twice.
@@ -91,6 +93,7 @@ def start(file: TextIO | None = None, attrs: bool = False, meaning: bool = False
         _tracers.append(tracer)
         if len(_tracers) == 1:
             _hook_before = door.set_hook(_traced)
+            door.set_perf_event_hook(_traced_perf_event)
     return tracer
 
 
@@ -99,6 +102,7 @@ def _stop(tracer: _Tracer) -> None:
         _tracers.remove(tracer)
         if not _tracers:
             door.set_hook(_hook_before)
+            door.set_perf_event_hook(None)
 
 
 def _traced(cmd: int, attr: "CData", size: int) -> int:
@@ -112,6 +116,17 @@ def _traced(cmd: int, attr: "CData", size: int) -> int:
             if wanted not in texts:
                 texts[wanted] = call.text(result, *wanted)
             tracer.out.write(texts[wanted])
+            tracer.out.flush()
+    return result
+
+
+def _traced_perf_event(attr: "CData", pid: int, cpu: int, group_fd: int, flags: int, made: "CData") -> int:
+    """The second door's hook: it prints one line for every tracer, as nothing more is to be said of the call."""
+    result = lib.perf_event_open(attr, pid, cpu, group_fd, flags, made)
+    call = spelled_perf_event_open(attr, pid, cpu, group_fd, flags)
+    with _lock:
+        for tracer in _distinct(_tracers):
+            tracer.out.write(f"{call.ljust(_RESULT_COLUMN - 1)} = {_result(result)}\n")
             tracer.out.flush()
     return result
 

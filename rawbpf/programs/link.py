@@ -125,7 +125,7 @@ class Link(Descriptor):
         category = ResourceWarning if sys.is_finalizing() else RuntimeWarning
         text = f"the program is detached: nothing holds {self!r} any more; keep what attach() returns, or pin it"
         try:
-            warnings.warn(text, category, source=self, stacklevel=2)
+            warnings.warn(text, category, stacklevel=2)
         finally:
             # Also if a signal handler raised just now.
             self.close()

@@ -48,7 +48,7 @@ _MEANINGS: dict[int, tuple[type[BpfError], str]] = {
         "several functions have this name: give an address, or 'module:name'",
     ),
     errno.EILSEQ: (BpfError, "no instruction begins at this offset"),
-    errno.EINVAL: (BpfError, "this place can't be probed: the kernel keeps some functions free of probes"),
+    errno.EINVAL: (BpfError, "an offset is wrong, or the kernel keeps this function free of probes"),
     errno.ENOSYS: (Unsupported, "this kernel was built without perf events (CONFIG_PERF_EVENTS)"),
     errno.EOPNOTSUPP: (Unsupported, "this kernel or machine has no such event"),
     errno.ENODEV: (Unsupported, "this kernel or machine has no such event"),
