@@ -5,7 +5,6 @@ What a program does here is to push into a queue: whether it ran is what the que
 
 import ctypes
 import errno
-import fcntl
 import functools
 import gc
 import io
@@ -14,13 +13,12 @@ import os
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -33,21 +31,16 @@ from rawbpf.btf import reader
 from rawbpf.programs.asm import (
     R0,
     R1,
-    R2,
-    R3,
     R6,
     R7,
     R10,
     Helper,
     Item,
-    Label,
     add,
     alu,
     call,
     exit_,
-    jump_if,
     load,
-    load_map,
     mov,
     store,
 )
@@ -55,36 +48,30 @@ from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
 from rawbpf.programs.targets import KprobeMulti
 from rawbpf.syscall.permission import kernel_version
-from tests.conftest import descriptors, skip_other_kernels
+from tests.conftest import skip_other_kernels
+from tests.programs.attaching import (
+    NETNS,
+    OUT,
+    execute,
+    failure_of,
+    in_cgroup,
+    libc,
+    only_here,
+    pushes,
+    pushing,
+    ran,
+    reading_its_cookie,
+    send,
+    send_frame,
+)
 
 pytestmark = [pytest.mark.creates, pytest.mark.admin, pytest.mark.real_kernel(reason="programs")]
 
-CLONE_NEWNET = 0x40000000
-SIOCSIFFLAGS, IFF_UP_AND_RUNNING = 0x8914, 0x41
 
 needs_bpftool = pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
 
 
 # What the tests are about
-
-
-def pushing(q: Queue, value: int = 7, result: int = 0) -> list[Item]:
-    """A program that pushes one number, the oldest falling out, and returns `result`."""
-    return [store("u64", R10, -8, value), *pushes(q), mov(R0, result), exit_()]
-
-
-def pushes(q: Queue) -> list[Item]:
-    """Pushes the 8 bytes below the stack's top."""
-    push = [load_map(R1, q.fileno()), mov(R2, R10), add(R2, -8), mov(R3, 2)]
-    return [*push, call(Helper.BPF_FUNC_map_push_elem)]
-
-
-def only_here() -> list[Item]:
-    """Leaves the program unless this process is the one that runs it: others enter the kernel as well."""
-    return [call(Helper.BPF_FUNC_get_current_pid_tgid), alu(">>=", R0, 32), jump_if("!=", R0, os.getpid(), "out")]
-
-
-OUT = [Label("out"), mov(R0, 0), exit_()]
 
 
 class Kind(NamedTuple):
@@ -112,27 +99,6 @@ def load_as(kind: Kind, code: list[Item], name: str = "tested") -> Program:
     return Program(kind.prog_type, code, name=name, expected_attach_type=kind.expected, attach_to=kind.attach_to)
 
 
-def execute() -> None:
-    """A process executes a program: sched_process_exec."""
-    subprocess.run(["/bin/true"], check=True)
-
-
-def send() -> None:
-    """A packet over the loopback interface."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        s.sendto(b"x", s.getsockname())
-        assert s.recv(1) == b"x"
-
-
-def send_frame() -> None:
-    """A frame given to the interface: the kernel has to dissect it, to find its transport header."""
-    packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20, 1, 0, 64, 17, 0, b"\x7f\0\0\1", b"\x7f\0\0\1")
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
-        s.bind(("lo", 0x0800))
-        s.send(bytes(12) + b"\x08\x00" + packet)
-
-
 def run_test_functions() -> None:
     """BPF_PROG_TEST_RUN of a tracing program calls bpf_fentry_test1(1) and the like, which are there to be traced."""
     options = {"expected_attach_type": AttachType.BPF_TRACE_FENTRY, "attach_to": "bpf_fentry_test1"}
@@ -147,7 +113,6 @@ RAW, TRACING, LSM = (
 )
 KPROBE = ProgType.BPF_PROG_TYPE_KPROBE
 SKB, CLS = ProgType.BPF_PROG_TYPE_CGROUP_SKB, ProgType.BPF_PROG_TYPE_SCHED_CLS
-NETNS = "/proc/thread-self/ns/net"
 
 KINDS = {
     "raw tracepoint": Kind(
@@ -181,64 +146,6 @@ KINDS = {
     "tcx ingress": Kind("6.6", CLS, LinkType.BPF_LINK_TYPE_TCX, "lo", send, at=AttachType.BPF_TCX_INGRESS),
     "tcx egress": Kind("6.6", CLS, LinkType.BPF_LINK_TYPE_TCX, "lo", send, at=AttachType.BPF_TCX_EGRESS),
 }  # fmt: skip
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture
-def network() -> Iterator[None]:
-    """A network namespace of the test's own, of which only the loopback interface is up."""
-    before = os.open(NETNS, os.O_RDONLY)
-    assert libc.unshare(CLONE_NEWNET) == 0
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP_AND_RUNNING))
-        yield
-    finally:
-        assert libc.setns(before, CLONE_NEWNET) == 0
-        os.close(before)
-
-
-@pytest.fixture
-def cgroup(tmp_path) -> Iterator[str]:
-    """A cgroup of the test's own; in_cgroup() puts a child into it."""
-    root = os.fsencode(tmp_path)
-    assert libc.mount(b"cgroup2", root, b"cgroup2", ctypes.c_ulong(0), None) == 0
-    folder = tmp_path / f"rawbpf-{os.getpid()}"
-    try:
-        folder.mkdir()
-        yield str(folder)
-        with suppress(FileNotFoundError):
-            folder.rmdir()
-    finally:
-        libc.umount2(root, 2)
-
-
-def in_cgroup(cgroup: str, act: Callable[[], None]) -> None:
-    """A child in the cgroup does it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            with open(f"{cgroup}/cgroup.procs", "w") as file:
-                file.write("0")
-            act()
-        finally:
-            # Reached without an exception only.
-            os._exit(int(sys.exc_info()[0] is not None))
-    assert os.waitpid(child, 0)[1] == 0
-
-
-@pytest.fixture
-def q() -> Iterator[Queue]:
-    with Queue("=Q", 64, name="attached") as q:
-        yield q
-
-
-def ran(q: Queue, act: Callable[[], None]) -> bool:
-    """Whether the program runs when this is done."""
-    q.pop_many(64)
-    act()
-    return q.pop(default=None) is not None
 
 
 def skip_without(kind: Kind) -> None:
@@ -556,11 +463,6 @@ def test_the_arguments_of_a_tracepoint(q):
     assert numbers
 
 
-def reading_its_cookie(q: Queue) -> list[Item]:
-    cookie = [call(Helper.BPF_FUNC_get_attach_cookie), store("u64", R10, -8, R0)]
-    return [mov(R6, R1), *only_here(), mov(R1, R6), *cookie, *pushes(q), *OUT]
-
-
 @pytest.mark.linux("6.10")
 def test_the_cookie_of_a_raw_tracepoint(q):
     """One program, attached twice, reads the number that each attachment was given."""
@@ -776,14 +678,6 @@ def test_life_and_death(q):
 
 
 # What goes wrong
-
-
-def failure_of(attach: Callable[[], Link]) -> BpfError:
-    before = descriptors()
-    with pytest.raises(BpfError) as caught:
-        attach()
-    assert descriptors() == before
-    return caught.value
 
 
 def test_no_such_tracepoint(q):
