@@ -166,8 +166,12 @@ def _busy_function(error: AlreadyExists, program: Attachable, where: str) -> Bpf
     cannot = "the kernel can't patch it: it was compiled without ftrace's place for a call"
     if traceable is False:
         return Unsupported(error.errno, f"{where}: {cannot}", error.cmd, "choose a function that calls it, or a kprobe")
-    already = f"{where}: this program is attached there already"
-    what = already if traceable else f"{already}, or {cannot}"
+    return _twice(error, where, "" if traceable else f", or {cannot}")
+
+
+def _twice(error: AlreadyExists, where: str, more: str = "") -> AlreadyExists:
+    assert error.errno is not None
+    what = f"{where}: this program is attached there already{more}"
     return AlreadyExists(error.errno, what, error.cmd, "load the program again to attach it twice")
 
 
@@ -321,7 +325,10 @@ def _to_perf_event(request: _Request, open_event: Callable[[], int], where: str)
             perf_event_enable(event.fileno(), where)
             return event
         to_event = request._replace(attach_type=AttachType.BPF_PERF_EVENT)
-        link = _link(to_event, event.fileno(), where, perf_event={"bpf_cookie": request.cookie})
+        try:
+            link = _link(to_event, event.fileno(), where, perf_event={"bpf_cookie": request.cookie})
+        except AlreadyExists as error:
+            raise _twice(error, where) from None
         try:
             perf_event_enable(event.fileno(), where)
             event.close()

@@ -14,7 +14,7 @@ import sys
 
 from rawbpf.abi import Cmd, door
 from rawbpf.abi.door import ffi
-from rawbpf.syscall.errors import BpfError, NotFound, NotPermitted, Unsupported, strerror
+from rawbpf.syscall.errors import AlreadyExists, BpfError, NotFound, NotPermitted, Unsupported, strerror
 from rawbpf.syscall.permission import Capability, is_privileged, lacking
 
 PERF_TYPE_TRACEPOINT = 2
@@ -52,7 +52,7 @@ _MEANINGS: dict[int, tuple[type[BpfError], str]] = {
     errno.ENOSYS: (Unsupported, "this kernel was built without perf events (CONFIG_PERF_EVENTS)"),
     errno.EOPNOTSUPP: (Unsupported, "this kernel or machine has no such event"),
     errno.ENODEV: (Unsupported, "this kernel or machine has no such event"),
-    errno.EEXIST: (BpfError, "a program of another kind is set on it"),
+    errno.EEXIST: (AlreadyExists, "a program is set on it already, or this one on the same tracepoint"),
     errno.E2BIG: (BpfError, "an event takes at most 64 programs"),
 }
 
@@ -75,7 +75,7 @@ def perf_event_open(
     one of which must be named. `subject` names the event in errors.
 
     Raises NotFound (ENOENT, ESRCH), Unsupported (ENOSYS, EOPNOTSUPP, ENODEV), NotPermitted (EPERM, EACCES: CAP_PERFMON
-    is missing, CAP_SYS_ADMIN before Linux 5.8), BpfError (EINVAL, EILSEQ, EADDRNOTAVAIL, EMFILE).
+    is missing; of uprobes, and before Linux 5.8, CAP_SYS_ADMIN), BpfError (EINVAL, EILSEQ, EADDRNOTAVAIL, EMFILE).
     """
     attr = ffi.new(
         "struct perf_event_attr *",
@@ -128,6 +128,8 @@ def perf_event_error(call: Cmd, error: int, subject: str) -> BpfError:
 
 
 def _why_not_permitted() -> str:
-    if is_privileged(Capability.CAP_PERFMON) is False:
-        return str(lacking(Capability.CAP_PERFMON))
+    # Of uprobes too, perf_uprobe_event_init() asks for CAP_SYS_ADMIN.
+    for capability in (Capability.CAP_PERFMON, Capability.CAP_SYS_ADMIN):
+        if is_privileged(capability) is False:
+            return str(lacking(capability))
     return "a seccomp filter or a security module may refuse perf_event_open(2): containers mostly do (a guess)"
