@@ -235,5 +235,11 @@ class SocketLink(_NoKernelLink):
         # A module of some size, which other targets do not need.
         import socket
 
-        with socket.socket(fileno=os.dup(self._fd)) as own:
+        fd = os.dup(self._fd)
+        try:
+            own = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            raise
+        with own:
             own.setsockopt(socket.SOL_SOCKET, option, value)

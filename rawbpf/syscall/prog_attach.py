@@ -5,10 +5,12 @@ What is attached this way stays so when its program's descriptor is closed, unti
 Source: kernel/bpf/syscall.c (bpf_prog_attach, bpf_prog_detach).
 """
 
+import errno
+
 from rawbpf.abi import AttachType, Cmd
 from rawbpf.abi.door import ffi, lib
 from rawbpf.syscall.calls import bpf_attr, check_fd
-from rawbpf.syscall.errors import bpf_error
+from rawbpf.syscall.errors import NotFound, bpf_error
 
 
 def prog_attach(prog_fd: int, target_fd: int, attach_type: int, attach_flags: int = 0, *, where: str = "") -> None:
@@ -34,5 +36,8 @@ def _call(cmd: Cmd, prog_fd: int, target_fd: int, attach_type: int, attach_flags
         target_fd=check_fd(target_fd), attach_bpf_fd=check_fd(prog_fd), attach_type=kind, attach_flags=attach_flags
     )
     result = lib.bpf(cmd, attr, ffi.sizeof("union bpf_attr"))
+    subject = f"{kind.name} of {where or f'descriptor {target_fd}'}"
+    if result == -errno.ENOENT:
+        raise NotFound(errno.ENOENT, f"{subject}: this program is not attached there", cmd)
     if result < 0:
-        raise bpf_error(cmd, -result, subject=f"{kind.name} of {where or f'descriptor {target_fd}'}")
+        raise bpf_error(cmd, -result, subject=subject)
