@@ -15,6 +15,7 @@ from rawbpf.cli.main import _parser
 from tests.conftest import IS_ROOT
 
 EXAMPLES = Path(rawbpf.__file__).parent / "examples"
+LEAST_PRIVILEGE = (sys.executable, "-W", "error", "-m", "rawbpf.examples.least_privilege")
 FILES = ("Dockerfile", "sidecar.yaml", "rawbpf-drain.service")
 
 
@@ -23,9 +24,7 @@ FILES = ("Dockerfile", "sidecar.yaml", "rawbpf-drain.service")
 @pytest.mark.linux("5.19")
 def test_least_privilege():
     """The worker works on a map that it could not make."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "rawbpf.examples.least_privilege"], capture_output=True, text=True
-    )
+    result = subprocess.run(LEAST_PRIVILEGE, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "worker: user 65534, pushed 10 numbers into 'answers'" in result.stdout
     assert "worker: a queue of my own? this process has no CAP_BPF" in result.stdout
@@ -41,8 +40,7 @@ def test_least_privilege():
 def test_least_privilege_with_cap_bpf_alone():
     """The helper needs no other capability than CAP_BPF, which a container may be given; the worker drops that too."""
     result = subprocess.run(
-        ["setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf", "--no-new-privs"]
-        + [sys.executable, "-W", "error", "-m", "rawbpf.examples.least_privilege"],
+        ["setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf", "--no-new-privs", *LEAST_PRIVILEGE],
         capture_output=True,
         text=True,
     )
