@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from rawbpf import syscall
 from rawbpf.abi import AttachFlag, AttachType, Cmd, ProgType
 from rawbpf.abi.door import ffi
-from rawbpf.programs.link import Link, PerfEventLink, ProgAttachLink, SocketLink
+from rawbpf.programs.link import Link, PerfEventLink, ProgAttachLink, SocketLink, duplicate
 from rawbpf.programs.targets import (
     Kprobe,
     KprobeMulti,
@@ -290,7 +290,7 @@ def _to_counter(request: _Request) -> Link:
     if isinstance(event, PerfEvent):
         return _to_perf_event(request, lambda: open_counter(event), str(event))
     fd = _descriptor_of(event)
-    return _to_perf_event(request, lambda: os.dup(fd), f"the perf event of descriptor {fd}")
+    return _to_perf_event(request, lambda: duplicate(fd), f"the perf event of descriptor {fd}")
 
 
 def _to_probe(request: _Request) -> Link:

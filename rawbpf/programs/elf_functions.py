@@ -1,9 +1,6 @@
 """Where in an executable or a shared library its functions are: what a uprobe is given.
 
-pyelftools reads the file's headers (the extra rawbpf[elf]); the symbols, of which there may be many thousands, are
-unpacked here.
-
-Source: the ELF specification, Documentation/trace/uprobetracer.rst.
+Source: elf(5), Documentation/trace/uprobetracer.rst.
 """
 
 import os
@@ -12,16 +9,38 @@ import shutil
 import struct
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from itertools import chain, repeat
+from typing import Any, BinaryIO, NamedTuple
 
 from rawbpf.syscall import StrPath
 
-if TYPE_CHECKING:
-    from elftools.elf.elffile import ELFFile
 
-# struct Elf64_Sym and Elf32_Sym: name, info, section, value. The order of the fields differs.
-_SYMBOLS = {64: ("IBxHQ8x", (0, 1, 2, 3)), 32: ("II4xBxH", (0, 2, 3, 1))}
+class _Layout(NamedTuple):
+    """The structs of a class of ELF files, and which fields of each are read here, by their places in it."""
+
+    header: str  # Ehdr: where segments and sections are described, how many there are
+    header_fields: tuple[int, ...]
+    segment: str  # Phdr: type, offset, address, size in memory
+    segment_fields: tuple[int, ...]
+    section: str  # Shdr: type, offset, size, linked section
+    section_fields: tuple[int, ...]
+    symbol: str  # Sym: name, info, section, value
+    symbol_fields: tuple[int, ...]
+
+
+# By the fifth byte of the file: 32 and 64 bits.
+_LAYOUTS = {
+    1: _Layout(
+        "16s2H5I6H", (5, 6, 10, 12), "8I", (0, 1, 2, 5), "10I", (1, 4, 5, 6), "3I2BH", (0, 3, 5, 1),
+    ),
+    2: _Layout(
+        "16s2HI3QI6H", (5, 6, 10, 12), "2I6Q", (0, 2, 3, 6), "2I4Q2I2Q", (1, 4, 5, 6), "I2BH2Q", (0, 1, 3, 4),
+    ),
+}  # fmt: skip
+# By the sixth.
+_BYTE_ORDERS = {1: "<", 2: ">"}
+
+_PT_LOAD, _SHT_SYMTAB, _SHT_DYNSYM, _SHT_GNU_VERSYM = 1, 2, 11, 0x6FFFFFFF
 _STT_FUNC, _STB_GLOBAL, _VERSYM_HIDDEN = 2, 1, 0x8000
 
 
@@ -53,8 +72,7 @@ def _library_folders() -> Iterator[str]:
 def function_offset(path: str, name: str) -> int:
     """The offset in the file of the function with this name.
 
-    Raises LookupError if there is none, or if several static ones have the name; ValueError if the file is no ELF file,
-    ImportError without pyelftools.
+    Raises LookupError if there is none, or if several static ones have the name; ValueError if the file is no ELF file.
     """
     offsets = _functions(path).get(name, {})
     strongest = {offset for offset, is_global in offsets.items() if is_global} or set(offsets)
@@ -67,75 +85,93 @@ def function_offset(path: str, name: str) -> int:
     return strongest.pop()
 
 
-def function_offsets(path: str, pattern: str) -> dict[int, str]:
-    """The offsets in the file, and the names, of all functions whose names match the pattern. Of several names for one
-    function, the first in the alphabet.
+def function_offsets(path: str, pattern: str) -> list[int]:
+    """The offsets in the file of all functions whose names match the pattern.
 
-    Raises LookupError if there is none; else as function_offset().
+    Raises LookupError if there is none; ValueError as function_offset().
     """
-    found: dict[int, str] = {}
-    for name, offsets in sorted(_functions(path).items()):
-        if fnmatchcase(name, pattern):
-            for offset in offsets:
-                found.setdefault(offset, name)
-    if not found:
+    offsets = {offset for name, offsets in _functions(path).items() if fnmatchcase(name, pattern) for offset in offsets}
+    if not offsets:
         raise LookupError(f"{path!r} has no function that matches {pattern!r}")
-    return dict(sorted(found.items()))
+    return sorted(offsets)
 
 
 def _functions(path: str) -> dict[str, dict[int, bool]]:
     """The functions by name: where each is in the file, and whether its name is global."""
-    try:
-        from elftools.common.exceptions import ELFError
-        from elftools.elf.elffile import ELFFile
-    except ImportError:
-        text = (
-            f"to find functions in {path!r} pyelftools is needed (pip install pyelftools); or give offsets in the file"
-        )
-        raise ImportError(text) from None
     found: dict[str, dict[int, bool]] = {}
-    with open(path, "rb") as file:
-        try:
-            elf = ELFFile(file)
-            segments = [
-                (segment["p_vaddr"], segment["p_vaddr"] + segment["p_memsz"], segment["p_offset"])
-                for segment in elf.iter_segments()
-                if segment["p_type"] == "PT_LOAD"
-            ]
-            for name, info, address in _symbols(elf):
-                place = next((s for s in segments if s[0] <= address < s[1]), None)
-                if place is not None:
+    try:
+        with open(path, "rb") as file:
+            elf = _Elf(file)
+            for name, info, address in elf.symbols():
+                offset = elf.offset_of(address)
+                if offset is not None:
                     offsets = found.setdefault(name, {})
-                    offset = address - place[0] + place[2]
                     offsets[offset] = offsets.get(offset, False) or info >> 4 == _STB_GLOBAL
-        except (ELFError, struct.error, ValueError) as error:
-            raise ValueError(f"{path!r} is no well-formed ELF file: {error}") from None
+    except (ValueError, KeyError, IndexError, struct.error) as error:
+        raise ValueError(f"{path!r} is no well-formed ELF file: {error}") from None
     return found
 
 
-def _symbols(elf: "ELFFile") -> Iterator[tuple[str, int, int]]:
-    """Name, info and address of each function that is defined in the file. Of versions only the default one."""
-    fields, (name_at, info_at, section_at, value_at) = _SYMBOLS[elf.elfclass]
-    layout = struct.Struct(("<" if elf.little_endian else ">") + fields)
-    for section_name in (".symtab", ".dynsym"):
-        section: Any = elf.get_section_by_name(section_name)
-        if section is None:
-            continue
-        names = elf.get_section(section["sh_link"]).data()
-        data = section.data()
-        symbols = layout.iter_unpack(data[: len(data) // layout.size * layout.size])
-        hiddens = _hidden(elf) if section_name == ".dynsym" else repeat(False)
-        for symbol, hidden in zip(symbols, hiddens, strict=False):  # the second never ends
-            if symbol[info_at] & 0xF == _STT_FUNC and symbol[section_at] and symbol[value_at] and not hidden:
-                begin = symbol[name_at]
-                yield names[begin : names.index(b"\0", begin)].decode(), symbol[info_at], symbol[value_at]
+class _Elf:
+    """What is read here of an ELF file. What it says of itself may be wrong: that is a ValueError, KeyError, IndexError
+    or struct.error."""
 
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        ident = self._read(0, 16)
+        if ident[:4] != b"\x7fELF":
+            raise ValueError("it does not begin as one")
+        self._layout = _LAYOUTS[ident[4]]
+        self._order = _BYTE_ORDERS[ident[5]]
+        layout = struct.Struct(self._order + self._layout.header)
+        header = layout.unpack(self._read(0, layout.size))
+        segments, sections, segment_count, section_count = (header[field] for field in self._layout.header_fields)
+        self._segments = list(self._table(self._layout.segment, self._layout.segment_fields, segments, segment_count))
+        self._sections = list(self._table(self._layout.section, self._layout.section_fields, sections, section_count))
 
-def _hidden(elf: "ELFFile") -> Iterator[bool]:
-    """For each dynamic symbol whether it is an old version of the name, for programs linked long ago."""
-    versions: Any = elf.get_section_by_name(".gnu.version")
-    if versions is not None:
-        data = versions.data()
-        numbers = struct.iter_unpack("<H" if elf.little_endian else ">H", data[: len(data) // 2 * 2])
-        yield from (bool(number & _VERSYM_HIDDEN) for (number,) in numbers)
-    yield from repeat(False)
+    def _read(self, offset: int, length: int) -> bytes:
+        if offset >= self._size:
+            return b""
+        self._file.seek(offset)
+        return self._file.read(min(length, self._size))
+
+    def _table(self, layout: str, fields: tuple[int, ...], offset: int, count: int) -> Iterator[tuple[Any, ...]]:
+        """Some fields of each of so many structs that lie one behind the other."""
+        struct_ = struct.Struct(self._order + layout)
+        content = self._read(offset, count * struct_.size)
+        rows = struct_.iter_unpack(content[: len(content) // struct_.size * struct_.size])
+        return (tuple(row[field] for field in fields) for row in rows)
+
+    def offset_of(self, address: int) -> int | None:
+        """Where in the file that is which a process has at the address."""
+        for kind, offset, begin, size in self._segments:
+            if kind == _PT_LOAD and begin <= address < begin + size:
+                return int(address - begin + offset)
+        return None
+
+    def symbols(self) -> Iterator[tuple[str, int, int]]:
+        """Name, info and address of each function that is defined in the file; of several versions the default one."""
+        size = struct.calcsize(self._order + self._layout.symbol)
+        for number, (kind, offset, length, names) in enumerate(self._sections):
+            if kind not in (_SHT_SYMTAB, _SHT_DYNSYM):
+                continue
+            texts = self._content(names)
+            rows = self._table(self._layout.symbol, self._layout.symbol_fields, offset, length // size)
+            for (name, info, section, value), version in zip(rows, self._versions(number), strict=False):
+                if info & 0xF == _STT_FUNC and section and value and not version & _VERSYM_HIDDEN:
+                    yield texts[name : texts.index(b"\0", name)].decode(errors="replace"), info, value
+
+    def _versions(self, symbols: int) -> Iterator[int]:
+        """The version of each symbol of a section; the section of versions says which it belongs to."""
+        for number, (kind, _, _, belongs_to) in enumerate(self._sections):
+            if kind == _SHT_GNU_VERSYM and belongs_to == symbols:
+                content = self._content(number)
+                return chain(
+                    struct.unpack(f"{self._order}{len(content) // 2}H", content[: len(content) & ~1]), repeat(0)
+                )
+        return repeat(0)
+
+    def _content(self, section: int) -> bytes:
+        _, offset, length, _ = self._sections[section]
+        return self._read(offset, length)

@@ -131,6 +131,13 @@ class Link(Descriptor):
             self.close()
 
 
+def duplicate(fd: int) -> int:
+    """Another descriptor of the same. Unpacking makes the call: no signal handler can raise between that and the
+    assignment, and who calls this assigns it without a call in between."""
+    (copy,) = map(os.dup, (fd,))
+    return copy
+
+
 class _NoKernelLink(Link):
     """An attachment that the kernel has no link for: it has no id, no pin, and no other program can take its place."""
 
@@ -182,8 +189,8 @@ class ProgAttachLink(_NoKernelLink):
         self._attached = False
         self._program_fd = -1
         try:
-            self._program_fd = os.dup(program.fileno())
-            self._fd = os.dup(target_fd)
+            self._program_fd = duplicate(program.fileno())
+            self._fd = duplicate(target_fd)
             prog_attach(self._program_fd, self._fd, attach_type, flags, where=target)
             self._attached = True
         except BaseException:
@@ -214,8 +221,8 @@ class SocketLink(_NoKernelLink):
         """Attaches the program by the first of the options; close() uses the second."""
         self.target = target
         self._detach = options[1]
-        self._fd = os.dup(socket_fd)
         try:
+            self._fd = duplicate(socket_fd)
             self._set(options[0], program.fileno())
         except BaseException:
             super().close()
@@ -235,7 +242,7 @@ class SocketLink(_NoKernelLink):
         # A module of some size, which other targets do not need.
         import socket
 
-        fd = os.dup(self._fd)
+        fd = duplicate(self._fd)
         try:
             own = socket.socket(fileno=fd)
         except OSError:

@@ -169,7 +169,7 @@ class MultiProbe:
 
         path = resolve(probe.path)
         if isinstance(probe.functions, str):
-            offsets = list(function_offsets(path, probe.functions))
+            offsets = function_offsets(path, probe.functions)
         else:
             offsets = [each if isinstance(each, int) else function_offset(path, each) for each in probe.functions]
         if not offsets:

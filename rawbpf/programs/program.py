@@ -253,7 +253,6 @@ class Program(Descriptor):
             Unsupported: This kernel, this interface or this function does not take it.
             LookupError: The program or library of a uprobe has no such function.
             OSError: The target's path can't be opened.
-            ImportError: pyelftools, which finds a function in a program or library, is not installed.
             BpfError: The kernel is too old for it, or does not take this program there (EINVAL); E2BIG, EBADF.
             TypeError, ValueError: An argument that this type of program has not; a type that is attached in other ways
                 (LWT_*, SCHED_ACT, STRUCT_OPS, SYSCALL).

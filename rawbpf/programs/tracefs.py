@@ -3,7 +3,7 @@
 Where it is not mounted it is opened all the same, and mounted nowhere: fsmount(2) gives a descriptor of a file system
 that nobody else sees (Linux 5.2, CAP_SYS_ADMIN).
 
-Source: Documentation/trace/ftrace.rst, fs/namespace.c.
+Sources: Documentation/trace/ftrace.rst, fs/namespace.c, fs/fsopen.c.
 """
 
 import errno
@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 
 from rawbpf.syscall.errors import NotFound, Unsupported
 from rawbpf.syscall.perf_event import PERF_EVENT_OPEN
@@ -28,9 +29,9 @@ def event_id(name: str) -> int:
 
     Raises NotFound if there is none of this name, Unsupported if tracefs can't be opened.
     """
-    with _opened() as folder:
+    with _root() as root:
         try:
-            return int(_read(folder, f"events/{name}/id"))
+            return int(_read(f"{root}/events/{name}/id"))
         except (FileNotFoundError, NotADirectoryError):
             hint = "tracepoints are named category/name, as tracefs has them in events/"
             raise NotFound(errno.ENOENT, f"there is no tracepoint {name!r}", PERF_EVENT_OPEN, hint) from None
@@ -41,15 +42,15 @@ def traceable_functions(pattern: str) -> list[str]:
 
     Raises Unsupported if tracefs can't be opened, or the kernel lists none (CONFIG_DYNAMIC_FTRACE).
     """
-    with _opened() as folder:
+    with _root() as root:
         try:
-            lines = _read(folder, "available_filter_functions").splitlines()
+            lines = _read(f"{root}/available_filter_functions").splitlines()
         except FileNotFoundError:
             raise Unsupported(
                 errno.EOPNOTSUPP, "this kernel can't trace functions (CONFIG_DYNAMIC_FTRACE)", PERF_EVENT_OPEN
             ) from None
     # A function of a module has "[module]" behind it. Addresses that have no name are not meant.
-    names = (line.partition(" ")[0].partition("\t")[0] for line in lines)
+    names = (line.split(maxsplit=1)[0] for line in lines)
     return sorted({name for name in names if fnmatchcase(name, pattern) and not name.startswith("__ftrace_invalid_")})
 
 
@@ -60,46 +61,40 @@ def is_traceable(function: str) -> bool | None:
     return None
 
 
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
 @contextmanager
-def _opened() -> Iterator[int]:
-    """A descriptor of tracefs's root."""
-    folder = -1
-    try:
-        for path in _MOUNTED_AT:
-            with suppress(OSError):
-                if os.path.isdir(f"{path}/events"):
-                    folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                    break
-        else:
-            folder = _mounted_nowhere()
-        yield folder
-    finally:
-        if folder >= 0:
-            os.close(folder)
-
-
-def _mounted_nowhere() -> int:
-    # Python has no ctypes everywhere, and it takes its time to be imported.
+def _root() -> Iterator[str]:
+    """The path of tracefs's root: where it is mounted, or else of a descriptor that is open for so long."""
+    mounted = next((path for path in _MOUNTED_AT if os.path.isdir(f"{path}/events")), None)
+    if mounted is not None:
+        yield mounted
+        return
+    # Not every Python has ctypes, and it takes its time to be imported.
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(number: int, *arguments: int | bytes | None) -> int:
-        result: int = libc.syscall(ctypes.c_long(number), *arguments)
-        if result < 0:
-            error = ctypes.get_errno()
-            help_ = "mount it (mount -t tracefs tracefs /sys/kernel/tracing); in a container, pass it in"
-            raise Unsupported(error, f"tracefs is not mounted ({os.strerror(error)})", PERF_EVENT_OPEN, help_)
-        return result
-
-    context = call(_NR_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    context = root = -1
     try:
-        call(_NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return call(_NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+        # Unpacking makes the call: no signal handler can raise between that and the assignment.
+        (context,) = map(partial.__call__, (partial(syscall, _NR_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC),))
+        _check(context, ctypes.get_errno())
+        result = syscall(_NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        _check(result, ctypes.get_errno())
+        (root,) = map(partial.__call__, (partial(syscall, _NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0),))
+        _check(root, ctypes.get_errno())
+        yield f"/proc/self/fd/{root}"
     finally:
-        os.close(context)
+        for fd in (context, root):
+            if fd >= 0:
+                os.close(fd)
 
 
-def _read(folder: int, path: str) -> str:
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)) as file:
-        return file.read()
+def _check(result: int, error: int) -> None:
+    if result < 0:
+        what = f"tracefs is not mounted where this process can read it, nor may it be opened: {os.strerror(error)}"
+        help_ = "mount -t tracefs tracefs /sys/kernel/tracing; a container is given it as a volume"
+        raise Unsupported(error, what, PERF_EVENT_OPEN, help_)

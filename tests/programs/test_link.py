@@ -677,6 +677,26 @@ def test_life_and_death(q):
         program.attach("sched_process_exec")
 
 
+FORGETS = """
+from rawbpf import Program, ProgType, asm
+program = Program(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, [asm.mov(asm.R0, 0), asm.exit_()])
+{}program.attach("sched_process_exec")
+print("running")
+"""
+
+
+@pytest.mark.parametrize(
+    ("keeps", "warning"), [("", "RuntimeWarning: the program is detached: nothing holds <Link to raw"), ("link = ", "")]
+)
+def test_a_forgotten_link_is_seen(keeps, warning):
+    """Without any option Python prints a warning for a link that nobody keeps; what lives until the end of the process
+    ends with it, and needs no warning."""
+    result = subprocess.run([sys.executable, "-c", FORGETS.format(keeps)], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "running\n")
+    assert warning in result.stderr
+    assert bool(result.stderr) == bool(warning)
+
+
 # What goes wrong
 
 

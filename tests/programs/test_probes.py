@@ -5,14 +5,17 @@ bpftool says the same of the links, and nm the same of where functions are in a 
 
 import ctypes.util
 import errno
+import gc
 import json
 import mmap
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,7 +31,7 @@ from rawbpf.programs.asm import R0, R1, R6, R10, Helper, call, exit_, load, mov,
 from rawbpf.programs.program import Program
 from rawbpf.programs.targets import Kprobe, KprobeMulti, Ksyscall, PerfEvent, Uprobe, UprobeMulti, parse
 from rawbpf.syscall.permission import kernel_version
-from tests.conftest import descriptors, skip_other_kernels
+from tests.conftest import descriptors, examples, needs_3_11, rounds, skip_other_kernels
 from tests.programs.attaching import OUT, execute, failure_of, libc, only_here, pushes, pushing, ran, reading_its_cookie
 
 pytestmark = [pytest.mark.creates, pytest.mark.admin, pytest.mark.real_kernel(reason="programs")]
@@ -296,6 +299,47 @@ def test_functions_are_where_nm_says():
     assert {name: ours.get(name) for name in default} == {name: [address] for name, address in default.items()}
 
 
+@pytest.mark.skipif(shutil.which("cc") is None or shutil.which("nm") is None, reason="cc or nm is not installed")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="by design: -m32 is x86's")
+@pytest.mark.parametrize("option", ["-m32", "-m64"])
+def test_both_classes_of_files(tmp_path, option):
+    """In a file for 32-bit machines functions are found as in one for 64 bits: where nm says that they are loaded, and
+    the segment lies in the file."""
+    (tmp_path / "source.c").write_text(
+        "int one(int n) { return n + 1; } static int two = 2; int *three(void) { return &two; }"
+    )
+    library = tmp_path / "library.so"
+    command = ["cc", option, "-nostdlib", "-shared", "-fPIC", "-o", library, "source.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    shown = subprocess.run(["nm", library], capture_output=True, text=True, check=True).stdout
+    theirs = {name: [int(place, 16)] for place, kind, name in map(str.split, shown.splitlines()) if kind in "Tt"}
+    ours = {name: list(offsets) for name, offsets in elf_functions._functions(str(library)).items()}
+    # Code lies in the file where it is loaded.
+    assert {name: ours[name] for name in ("one", "three")} == {name: theirs[name] for name in ("one", "three")}
+
+
+def test_a_damaged_file(tmp_path):
+    """Whatever is wrong in an ELF file, it is a ValueError or functions elsewhere, and nothing worse."""
+    with open(LIBC, "rb") as file:
+        content = file.read()
+    path = tmp_path / "damaged"
+    outcomes = set()
+    numbers = random.Random(1)
+    # The headers are where it hurts: the file's and the segments' at the beginning, the sections' at the end.
+    places = [*range(64 + 14 * 56), *range(len(content) - 70 * 64, len(content))]
+    for _ in range(examples(60)):
+        damaged = bytearray(content[: numbers.choice([len(content), len(content), numbers.randrange(len(content))])])
+        for place in (numbers.randrange(64), *numbers.sample(places, 5)):
+            if place < len(damaged):
+                damaged[place] = numbers.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            elf_functions._functions(str(path))
+        except ValueError as error:
+            outcomes.add(type(error))
+    assert outcomes == {ValueError}
+
+
 C_FILE = """
     static __attribute__((noinline)) int twice(int n) { return n * %d; }
     int %s(int n) { return twice(n) + 1; }
@@ -343,17 +387,6 @@ def test_what_a_file_does_not_have(q, tmp_path):
     wrong = pytest.raises(LookupError, match="has no function that matches 'nothing\\*'")
     with Program(KPROBE, pushing(q), expected_attach_type=UMULTI) as program, wrong:
         program.attach("uprobe.multi/libc.so.6:nothing*")
-
-
-def test_without_pyelftools(q, monkeypatch):
-    """A function can't be looked up, and the error says what to install; an offset needs nothing."""
-    offset = elf_functions.function_offset(LIBC, "getppid")
-    monkeypatch.setitem(sys.modules, "elftools.elf.elffile", None)
-    with Program(KPROBE, pushing(q)) as program:
-        with pytest.raises(ImportError, match="pip install pyelftools"):
-            program.attach("uprobe/libc.so.6:getppid")
-        with program.attach(f"uprobe/libc.so.6:{offset:#x}"):
-            assert ran(q, libc.getppid)
 
 
 def test_errors_of_uprobes(q):
@@ -464,7 +497,7 @@ def test_tracefs_can_be_mounted(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("capabilities", "said"),
     [
-        (",+bpf,+perfmon", "Unsupported tracefs is not mounted (Operation not permitted)"),
+        (",+bpf,+perfmon", "Unsupported tracefs is not mounted where this process can read it"),
         (",+bpf,+perfmon,+sys_admin", "attached"),
     ],
 )
@@ -625,3 +658,38 @@ def test_an_exception_between_two_calls(q, monkeypatch):
                 program.attach("uprobe/libc.so.6:getppid")
             assert descriptors() == before
             assert not ran(q, libc.getppid)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@needs_3_11
+@pytest.mark.linux("5.8")
+@pytest.mark.parametrize("name", ["uprobe", "tracepoint"])
+def test_a_handler_that_raises_anywhere(name):
+    """Whenever a signal handler raises while a program is attached or detached, no descriptor stays open."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    place, numbers, interrupted = PLACES[name], random.Random(1), []
+    before_handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with load_for(place, [mov(R0, 0), exit_()]) as program, warnings.catch_warnings():
+            # What the handler left without an owner is closed with a warning.
+            warnings.simplefilter("ignore")
+            program.attach(place.target).close()
+            before = descriptors()
+            for _ in rounds(lambda: len(interrupted) > 5):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, numbers.uniform(0.00001, 0.03))
+                    program.attach(place.target).close()
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Interrupted as exception:
+                    interrupted.append(exception.__class__)
+            gc.collect()
+            assert descriptors() == before
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before_handler)

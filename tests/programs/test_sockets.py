@@ -9,11 +9,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
 from rawbpf import Queue, Unsupported, syscall
-from rawbpf.abi import AttachType, Cmd, LinkType, MapType, ProgType
+from rawbpf.abi import AttachType, Cmd, LinkType, MapType, ProgType, door
 from rawbpf.programs import attach as attach_module
 from rawbpf.programs.asm import R0, R1, exit_, load
 from rawbpf.programs.link import Link
@@ -266,3 +267,44 @@ def test_an_iterator_over_a_map(q):
         os.close(fd)
     # One run more at the end, without an element.
     assert len(q.pop_many(64)) == 5 + 1
+
+
+class FakeProgram:
+    """What attach() has to know of a program, without one: this kernel may not have the type."""
+
+    def __init__(self, prog_type: ProgType, expected: AttachType, fd: int) -> None:
+        self.prog_type, self.expected_attach_type, self.attach_to = prog_type, expected, ""
+        self.fileno = lambda: fd
+
+
+@pytest.mark.parametrize(
+    ("prog_type", "expected", "target", "asked", "commands"),
+    [
+        ("LIRC_MODE2", "LIRC_MODE2", "/dev/null", None, ["BPF_PROG_ATTACH", "BPF_PROG_DETACH"]),
+        ("SCHED_CLS", "NETKIT_PRIMARY", "lo", None, ["BPF_LINK_CREATE"]),
+        ("SCHED_CLS", "CGROUP_INET_INGRESS", "lo", "NETKIT_PEER", ["BPF_LINK_CREATE"]),
+        ("EXT", "CGROUP_INET_INGRESS", None, None, ["BPF_RAW_TRACEPOINT_OPEN"]),
+    ],
+)
+def test_what_is_sent_for_what_is_not_here(prog_type, expected, target, asked, commands):
+    """Infrared receivers, netkit devices and replaced functions are attached by these commands, as these types."""
+    calls = []
+
+    def hook(cmd: int, attr: Any, size: int) -> int:
+        attr = door.ffi.cast("union bpf_attr *", attr)
+        attach_type = attr.attach_type if "PROG" in Cmd(cmd).name else attr.link_create.attach_type
+        calls.append((Cmd(cmd).name, attach_type))
+        return 0 if "PROG" in Cmd(cmd).name else os.dup(null)
+
+    null = os.open("/dev/null", os.O_RDONLY)
+    program = FakeProgram(ProgType[f"BPF_PROG_TYPE_{prog_type}"], AttachType[f"BPF_{expected}"], null)
+    asked_type = AttachType[f"BPF_{asked}"] if asked else None
+    previous = door.set_hook(hook)
+    try:
+        attach_module.attach(program, target, asked_type, 0, 0).close()
+    finally:
+        door.set_hook(previous)
+        os.close(null)
+    assert [name for name, _ in calls] == commands
+    wanted = asked_type or AttachType[f"BPF_{expected}"]
+    assert all(attach_type == wanted for name, attach_type in calls if name != "BPF_RAW_TRACEPOINT_OPEN")
