@@ -21,6 +21,7 @@ from rawbpf.abi import AttachFlag, AttachType, Cmd, ProgType
 from rawbpf.abi.door import ffi
 from rawbpf.programs.link import Link, PerfEventLink, ProgAttachLink, SocketLink, duplicate
 from rawbpf.programs.targets import (
+    NO_USDT,
     Kprobe,
     KprobeMulti,
     Ksyscall,
@@ -94,7 +95,7 @@ def why_not_attached(program: Attachable) -> str:
         return f"{_kind(program)} is not attached by attach(): {method}"
     if method.target and not (method.told_at_load and program.attach_to):
         return f"attach() has to be told the target: {method.target}"
-    return ""
+    return NO_USDT if program.attach_to.startswith("usdt") and method.attach is _to_probe else ""
 
 
 def _attach_type_of(program: Attachable, method: "_Method", given: int | None) -> AttachType:

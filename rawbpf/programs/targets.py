@@ -104,6 +104,9 @@ class PerfEvent(NamedTuple):
     once in `sample_period` of what is counted, or `sample_freq` times a second. `pid` and `cpu` -1 are all of them, but
     one of the two has to be named.
 
+    Clocks count nanoseconds. A `sample_period` of some thousand of them is so short that the processor does nothing
+    else any more, and no signal ends that: give `sample_freq`, which kernel.perf_event_max_sample_rate limits.
+
     >>> str(PerfEvent(1, 0, sample_freq=99, cpu=0))  # PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK
     'perf event 1:0x0 of cpu 0'
     """
@@ -138,6 +141,8 @@ class NetfilterHook(NamedTuple):
         return f"netfilter hook {self.hooknum} of protocol family {self.pf} at priority {self.priority}"
 
 
+NO_USDT = "rawbpf does not attach to USDT probes; a uprobe at the probe's offset is the same"
+
 Probe = Kprobe | KprobeMulti | Ksyscall | Uprobe | UprobeMulti
 
 
@@ -163,7 +168,7 @@ def parse(text: str) -> Probe:
     kind, _, place = text.partition("/")
     # ".s" marks programs that may sleep, which is a matter of loading alone.
     if kind == "usdt":
-        raise ValueError(f"{text!r}: rawbpf does not attach to USDT probes; a uprobe at the probe's offset is the same")
+        raise ValueError(f"{text!r}: {NO_USDT}")
     if kind.removesuffix(".s") not in _KINDS:
         known = ", ".join(_KINDS)
         raise ValueError(f"{text!r}: a probe begins with its kind and '/', which is one of {known}")

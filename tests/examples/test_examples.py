@@ -50,7 +50,7 @@ def test_least_privilege_with_cap_bpf_alone():
     assert "helper: 10 numbers came back" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["handoff", "packets"])
+@pytest.mark.parametrize("name", ["handoff", "packets", "open_watch"])
 def test_an_example_without_arguments_says_how_it_is_used(name):
     """Without the object file that it needs an example prints its usage, and no traceback; --help says how to compile
     the file."""
