@@ -379,8 +379,10 @@ class Bulk:
         if kernel is not None:
             kernel.close()
         for batch in self._batches:
-            if batch.struct.state == _FREE:
+            # To begin a batch is to forget what it had borrowed.
+            if lib.batch_begin(batch.struct):
                 batch.lender = None
+                lib.batch_hold(batch.struct, batch.struct)
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""

@@ -178,6 +178,3 @@ def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
     if fd < 0:
         return ValueError(f"{describe(info)} is closed")
     return bpf_error(cmd, -result, fd=fd, about=info.type, subject=describe(info), max_entries=info.max_entries)
-
-
-# The memory of the calls that Queue and Stack make through the C functions of the same names
