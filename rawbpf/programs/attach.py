@@ -248,11 +248,14 @@ def _descriptor_of(target: Target) -> int:
 def _opened(target: Target, flags: int, what: str) -> Iterator[tuple[int, str]]:
     """The target's descriptor, and what to call it in errors; what is given as a path is open for so long."""
     if isinstance(target, (str, bytes, os.PathLike)):
-        fd = os.open(target, flags | os.O_CLOEXEC)
+        fd = -1
         try:
+            # Unpacking makes the call: no signal handler can raise between that and the assignment.
+            (fd,) = map(os.open, (target,), (flags | os.O_CLOEXEC,))
             yield fd, f"{what} {os.fsdecode(target)!r}"
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
     else:
         fd = _descriptor_of(target)
         yield fd, f"{what} of descriptor {fd}"

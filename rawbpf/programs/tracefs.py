@@ -84,13 +84,16 @@ def _root() -> Iterator[str]:
         _check(context, ctypes.get_errno())
         result = syscall(_NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         _check(result, ctypes.get_errno())
-        (root,) = map(partial.__call__, (partial(syscall, _NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0),))
-        _check(root, ctypes.get_errno())
-        yield f"/proc/self/fd/{root}"
+        try:
+            (root,) = map(partial.__call__, (partial(syscall, _NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0),))
+            _check(root, ctypes.get_errno())
+            yield f"/proc/self/fd/{root}"
+        finally:
+            if root >= 0:
+                os.close(root)
     finally:
-        for fd in (context, root):
-            if fd >= 0:
-                os.close(fd)
+        if context >= 0:
+            os.close(context)
 
 
 def _check(result: int, error: int) -> None:

@@ -48,6 +48,7 @@ def test_they_run_until_close(load):
     assert all(link.closed for link in attached.values())
 
 
+@pytest.mark.linux("5.14")  # programs of type SYSCALL
 def test_what_became_of_each(load):
     """Programs that have to be told their target, or that are not attached at all, are named with the reason."""
     names = ["raw_tracepoint", "counter", "packet", "somewhere", "traffic", "command", "marker"]
