@@ -61,11 +61,13 @@ def assertions(abi: str) -> str:
 
     They are not decoration: cffi believes a wrong offset under an anonymous member.
     """
-    layout = runpy.run_path(str(ABI / "layout.py"))["parse"](abi)
+    layout = runpy.run_path(str(ABI / "layout.py"))
     lines = {'_Static_assert(sizeof(union bpf_attr) == 168, "union bpf_attr");'}
-    for owner, fields in layout.items():
-        ctype = "union bpf_attr" if owner.startswith("BPF_") else f"struct {owner}"
+    for owner, fields in layout["parse"](abi).items():
+        ctype = layout["c_type"](owner)
         for field in fields:
+            if field.is_bits:
+                continue
             here = f"{ctype}, {field.path}"
             lines.add(f'_Static_assert(offsetof({here}) == {field.offset}, "{here}");')
     return "\n".join(sorted(lines))

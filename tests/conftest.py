@@ -30,7 +30,7 @@ import pytest
 from rawbpf import NotPermitted, Queue, Stack, syscall
 from rawbpf.abi import Cmd, MapType, door
 from rawbpf.maps import bpffs
-from rawbpf.syscall.permission import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
+from rawbpf.syscall.proc import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
 
 # Root as we know it may become another user and drop capabilities; in a user namespace, or with CAP_BPF alone, it
 # can't. CAP_SETGID, CAP_SETUID and CAP_SETPCAP are bits 6 to 8.
@@ -163,7 +163,7 @@ def raw_errno() -> Callable[..., int]:
         except OSError as error:
             assert error.errno is not None
             return error.errno
-        if cmd in (Cmd.BPF_MAP_CREATE, Cmd.BPF_OBJ_GET, Cmd.BPF_MAP_GET_FD_BY_ID):
+        if cmd in (Cmd.BPF_MAP_CREATE, Cmd.BPF_OBJ_GET, Cmd.BPF_MAP_GET_FD_BY_ID, Cmd.BPF_ENABLE_STATS):
             os.close(result)
         return 0
 

@@ -351,6 +351,7 @@ class ProgFlag(_Flag):
     BPF_F_XDP_HAS_FRAGS = 1 << 5, "5.18"
     BPF_F_XDP_DEV_BOUND_ONLY = 1 << 6, "6.3"
     BPF_F_TEST_REG_INVARIANTS = 1 << 7, "6.8"
+    BPF_F_TOKEN_FD = 1 << 16, "6.9"
 
 
 class AttachFlag(_Flag):
@@ -370,6 +371,80 @@ class RunFlag(_Flag):
 
     BPF_F_TEST_RUN_ON_CPU = 1 << 0, "5.10"
     BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1, "5.18"
+    BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2, "6.15"
+
+
+class QueryFlag(_Flag):
+    """Flags of BPF_PROG_QUERY (query_flags)."""
+
+    BPF_F_QUERY_EFFECTIVE = 1 << 0, "4.15"
+
+
+class KprobeMultiFlag(_Flag):
+    """Flags of a kprobe.multi link (kprobe_multi.flags)."""
+
+    BPF_F_KPROBE_MULTI_RETURN = 1 << 0, "5.18"
+
+
+class UprobeMultiFlag(_Flag):
+    """Flags of a uprobe.multi link (uprobe_multi.flags)."""
+
+    BPF_F_UPROBE_MULTI_RETURN = 1 << 0, "6.6"
+
+
+class NetfilterFlag(_Flag):
+    """Flags of a netfilter link (netfilter.flags)."""
+
+    BPF_F_NETFILTER_IP_DEFRAG = 1 << 0, "6.6"
+
+
+class XdpFlag(_Flag):
+    """Flags of a link to XDP (link_create.flags). Source: include/uapi/linux/if_link.h."""
+
+    XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0, "4.12"
+    XDP_FLAGS_SKB_MODE = 1 << 1, "4.12"
+    XDP_FLAGS_DRV_MODE = 1 << 2, "4.12"
+    XDP_FLAGS_HW_MODE = 1 << 3, "4.13"
+    XDP_FLAGS_REPLACE = 1 << 4, "5.7"
+
+
+class StatsType(_Constant):
+    """enum bpf_stats_type: what BPF_ENABLE_STATS counts."""
+
+    BPF_STATS_RUN_TIME = 0, "5.8"
+
+
+class TaskFdType(_Constant):
+    """enum bpf_task_fd_type: what BPF_TASK_FD_QUERY found a descriptor to be."""
+
+    BPF_FD_TYPE_RAW_TRACEPOINT = 0, "4.18"
+    BPF_FD_TYPE_TRACEPOINT = 1, "4.18"
+    BPF_FD_TYPE_KPROBE = 2, "4.18"
+    BPF_FD_TYPE_KRETPROBE = 3, "4.18"
+    BPF_FD_TYPE_UPROBE = 4, "4.18"
+    BPF_FD_TYPE_URETPROBE = 5, "4.18"
+
+
+class PerfEventType(_Constant):
+    """enum bpf_perf_event_type: what a perf_event link hangs on."""
+
+    BPF_PERF_EVENT_UNSPEC = 0, "6.6"
+    BPF_PERF_EVENT_UPROBE = 1, "6.6"
+    BPF_PERF_EVENT_URETPROBE = 2, "6.6"
+    BPF_PERF_EVENT_KPROBE = 3, "6.6"
+    BPF_PERF_EVENT_KRETPROBE = 4, "6.6"
+    BPF_PERF_EVENT_TRACEPOINT = 5, "6.6"
+    BPF_PERF_EVENT_EVENT = 6, "6.6"
+
+
+class IterOrder(_Constant):
+    """enum bpf_cgroup_iter_order: over which cgroups an iterator goes, and in which order."""
+
+    BPF_CGROUP_ITER_ORDER_UNSPEC = 0, "6.1"
+    BPF_CGROUP_ITER_SELF_ONLY = 1, "6.1"
+    BPF_CGROUP_ITER_DESCENDANTS_PRE = 2, "6.1"
+    BPF_CGROUP_ITER_DESCENDANTS_POST = 3, "6.1"
+    BPF_CGROUP_ITER_ANCESTORS_UP = 4, "6.1"
 
 
 BPF_ANY = ElemFlag.BPF_ANY

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rawbpf import syscall
 from rawbpf.abi import Cmd, MapType, ProgType
 from rawbpf.syscall.descriptor import Descriptor
-from rawbpf.syscall.permission import token_masks
+from rawbpf.syscall.proc import token_masks
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rawbpf.btf.reader import Btf, Kind, vmlinux
+from rawbpf.btf.reader import Btf, Kind, Type, vmlinux
 from rawbpf.objects.elf import ObjectFileError
 from rawbpf.objects.functions import SymbolUse, with_src
 from rawbpf.objects.object_btf import Extern
@@ -34,19 +34,21 @@ def resolve_symbols(btf: Btf, externs: Mapping[str, Extern], uses: Iterable[Symb
     """
     used = {use.name: use.where for use in uses if externs[use.name].offset is None}
     addresses = _addresses({name for name in used if not externs[name].type_id})
+    types = _types([externs[name] for name in used if externs[name].type_id])
     resolved = {}
     for name, where in used.items():
-        extern = externs[name]
-        found = _by_type(btf, extern) if extern.type_id else addresses.get(name)
-        if isinstance(found, str) and not (extern.is_weak and extern.is_function):
-            raise ObjectFileError(f"{where}: {found}")
-        if found is None and not extern.is_weak:
+        extern, found = externs[name], types.get(name)
+        if found and not _compatible(btf, extern.type_id, vmlinux(), found.size):
+            if not (extern.is_weak and extern.is_function):
+                raise ObjectFileError(f"{where}: {_plain(extern)!r} of this kernel has another type")
+            found = None
+        resolved[name] = found.id if found else addresses.get(name, 0)
+        if not (found or name in addresses or extern.is_weak):
             what = "function" if extern.is_function else "variable" if extern.type_id else "symbol"
             raise ObjectFileError(
                 f"{where}: this kernel has no such {what} (those of modules are not looked for); "
                 "declared __weak it would be NULL"
             )
-        resolved[name] = found if isinstance(found, int) else 0
     return resolved
 
 
@@ -76,20 +78,26 @@ def _addresses(names: set[str]) -> dict[str, int]:
     return found
 
 
-def _by_type(btf: Btf, extern: Extern) -> int | str | None:
-    """The id of the kernel's type for a function or variable; a text that says how its type differs; None."""
-    kind = Kind.FUNC if extern.is_function else Kind.VAR
-    # NAME___other is another declaration of NAME, as with CO-RE.
-    name = extern.name.partition("___")[0] if extern.is_function else extern.name
+def _types(externs: list[Extern]) -> dict[str, Type]:
+    """The kernel's functions and variables of these names."""
+    if not externs:
+        return {}
     try:
-        found = vmlinux().find(kind, name)
-    except KeyError:
-        return None
+        kernel = vmlinux()
     except OSError as error:
+        name = externs[0].name
         raise ObjectFileError(f"extern {name!r}: this kernel was built without BTF (CONFIG_DEBUG_INFO_BTF)") from error
-    if not _compatible(btf, extern.type_id, vmlinux(), found.size):
-        return f"{name!r} of this kernel has another type"
-    return found.id
+    found: dict[str, Type] = {}
+    for kind, is_function in ((Kind.FUNC, True), (Kind.VAR, False)):
+        names = {extern.name: _plain(extern) for extern in externs if extern.is_function == is_function}
+        there = kernel.find_all(kind, names.values())
+        found |= {name: there[plain] for name, plain in names.items() if plain in there}
+    return found
+
+
+def _plain(extern: Extern) -> str:
+    """The kernel's name. A function NAME___other is another declaration of NAME, as types are with CO-RE."""
+    return extern.name.partition("___")[0] if extern.is_function else extern.name
 
 
 def _compatible(ours: Btf, our_id: int, theirs: Btf, their_id: int, depth: int = _DEEPEST) -> bool:

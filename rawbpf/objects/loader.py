@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rawbpf import syscall
-from rawbpf.abi import BPF_OBJ_NAME_LEN, ENOTSUPP, Cmd, MapFlag, MapType
+from rawbpf.abi import BPF_OBJ_NAME_LEN, ENOTSUPP, MapFlag, MapType
 from rawbpf.btf.reader import VMLINUX, Btf, BtfError
-from rawbpf.maps.queue_stack import Queue, Stack
+from rawbpf.maps.map import Map
+from rawbpf.maps.opening import class_for, map_from_fd
 from rawbpf.objects.core_relocations import MINIMUM, explain, target_of
 from rawbpf.objects.declarations import DataSection, Declarations, MapReference, ProgramDeclaration, Variable
 from rawbpf.objects.elf import ObjectFileError
@@ -26,14 +27,12 @@ from rawbpf.programs.asm import Pseudo
 from rawbpf.programs.program import CoreRelocation, FuncInfo, LineInfo, Program, VerifierError
 from rawbpf.syscall.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.syscall.errors import BpfError, NotFound
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version, possible_cpus
 from rawbpf.values.btf_codec import BtfCodec
 from rawbpf.values.codecs import Codec
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData
-
-_POSSIBLE_CPUS = "/sys/devices/system/cpu/possible"
 
 _RING_BUFFERS = (MapType.BPF_MAP_TYPE_RINGBUF, MapType.BPF_MAP_TYPE_USER_RINGBUF)
 
@@ -49,21 +48,6 @@ _NOT_DESCRIBED = MAPS_OF_MAPS | {
     MapType.BPF_MAP_TYPE_SOCKMAP,
     MapType.BPF_MAP_TYPE_SOCKHASH,
 }
-
-
-class OtherMap(Descriptor):
-    """A map whose type has no class of its own: its descriptor, for rawbpf.bpf(), and what the kernel says of it."""
-
-    def __init__(self, fd: int, info: syscall.MapInfo) -> None:
-        self._fd = fd
-        self.info = info
-
-    def __repr__(self) -> str:
-        state = f"fd={self._fd}" if self._fd >= 0 else "closed"
-        return f"<OtherMap {self.info.name!r} {self.info.type.name} {state}>"
-
-
-_CLASSES: dict[MapType, Any] = {MapType.BPF_MAP_TYPE_QUEUE: Queue, MapType.BPF_MAP_TYPE_STACK: Stack}
 
 
 class Wishes(NamedTuple):
@@ -128,18 +112,12 @@ def _with_defaults(declaration: MapDeclaration) -> MapDeclaration:
     inner = declaration.inner and _with_defaults(declaration.inner)
     entries = declaration.max_entries
     if declaration.type == MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY and not entries:
-        entries = _possible_cpus()
+        entries = possible_cpus()
     elif declaration.type in _RING_BUFFERS and entries:
         entries = mmap.PAGESIZE << (-(-entries // mmap.PAGESIZE) - 1).bit_length()
         # A number that has no such multiple is left for the kernel to refuse.
         entries = entries if entries >> 32 == 0 else declaration.max_entries
     return declaration._replace(max_entries=entries, inner=inner)
-
-
-def _possible_cpus() -> int:
-    """How many processors the kernel makes room for, by their ranges: "0-3,8"."""
-    ranges = [part.split("-") for part in Path(_POSSIBLE_CPUS).read_text().strip().split(",")]
-    return sum(int(each[-1]) - int(each[0]) + 1 for each in ranges)
 
 
 def _map_attr(declaration: MapDeclaration) -> "CData":
@@ -279,10 +257,7 @@ class Loader:
         try:
             info = syscall.obj_get_info_by_fd(fd)
             _check_info(declaration, info, checked, origin)
-            if declaration.type in _CLASSES:
-                opened = _CLASSES[declaration.type].from_fd(fd, **codecs_of(self._declarations.btf, declaration))
-            else:
-                opened = OtherMap(fd, info)
+            opened = _opened(fd, info, codecs_of(self._declarations.btf, declaration))
         except BaseException:
             os.close(fd)
             raise
@@ -298,9 +273,9 @@ class Loader:
                 if name not in held:
                     raise ObjectFileError(f"map {holder.name!r} holds program {name!r}, which is not loaded")
                 key, value = struct.pack("=I", index), struct.pack("=I", held[name].fileno())
-                _update(opened[holder.name].fileno(), bytearray(key), bytearray(value))
+                syscall.map_update_elem(opened[holder.name].fileno(), key, value)
 
-    def data(self, data: DataSection, content: bytearray) -> OtherMap:
+    def data(self, data: DataSection, content: bytearray) -> Map:
         """The array map of a data section, filled, and frozen if it is constant. BPF_F_MMAPABLE: Linux 5.5."""
         flags = MapFlag.BPF_F_MMAPABLE if data.shared else MapFlag(0)
         attr = syscall.bpf_attr(
@@ -315,13 +290,13 @@ class Loader:
         )
         fd = syscall.create(attr, f"the variables of section {data.section.name!r}")
         try:
-            opened = OtherMap(fd, syscall.obj_get_info_by_fd(fd))
+            opened: Map = map_from_fd(fd)
         except BaseException:
             os.close(fd)
             raise
         self._undo.callback(opened.close)
         # Not through mmap: what programs may only read is not mapped to be written.
-        _update(fd, bytearray(4), content)
+        syscall.map_update_elem(fd, bytes(4), content)
         if data.read_only:
             syscall.map_freeze(fd)
         return opened
@@ -375,12 +350,24 @@ class Loader:
 
 
 def codecs_of(btf: Btf, declaration: MapDeclaration) -> dict[str, Codec[Any] | None]:
-    """The codecs of a map's values by their type in C, as open_map() takes them; None for bytes."""
+    """The codecs of a map's keys and values by their types in C, as open_map() takes them; None for bytes."""
+    types = {"key": declaration.key_type_id, "value": declaration.value_type_id}
+    return {what: _codec_of(btf, type_id) for what, type_id in types.items()}
+
+
+def _codec_of(btf: Btf, type_id: int) -> Codec[Any] | None:
     try:
-        return {"value": BtfCodec(btf, declaration.value_type_id) if declaration.value_type_id else None}
+        return BtfCodec(btf, type_id) if type_id else None
     except BtfError:
         # Such as a struct with more members than BtfCodec takes.
-        return {"value": None}
+        return None
+
+
+def _opened(fd: int, info: syscall.MapInfo, codecs: Mapping[str, Codec[Any] | None]) -> Map:
+    """The map object of a descriptor: keys and values by their types, where the class takes them."""
+    kind = class_for(info.type)
+    opened: Map = kind.from_fd(fd, **{name: codecs[name] for name in getattr(kind, "spec_names", ("value",))})
+    return opened
 
 
 def _core_error(error: VerifierError, declaration: ProgramDeclaration, why: str) -> VerifierError:
@@ -389,11 +376,6 @@ def _core_error(error: VerifierError, declaration: ProgramDeclaration, why: str)
     explained = VerifierError(error.errno or 0, text, error.cmd, hint)
     explained.log = error.log
     return explained
-
-
-def _update(fd: int, key: bytearray, value: bytearray) -> None:
-    update = syscall.bpf_attr(map_fd=fd, key=syscall.pointer(key), value=syscall.pointer(value))
-    syscall.bpf(Cmd.BPF_MAP_UPDATE_ELEM, update, syscall.ATTR_SIZE[Cmd.BPF_MAP_UPDATE_ELEM])
 
 
 # The fields in which a map that was there before must be what the file says: the caller may have made one of another

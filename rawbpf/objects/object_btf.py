@@ -148,6 +148,8 @@ class _Preparation:
             self._add(Extern(name, variable.size, False, self._weak.get(name, True), at))
             self._set_linkage(variable, _GLOBAL)
             at += size
+        if at > _KCONFIG_MAX:
+            raise ObjectFileError(f"the __kconfig values have more than {_KCONFIG_MAX} bytes")
         self._kconfig_size = at
         return placed
 
@@ -157,8 +159,6 @@ class _Preparation:
             found = self._btf.resolve(self._btf.array(found)[0])
         if found.kind not in (Kind.INT, Kind.ENUM, Kind.ENUM64) or found.size not in (1, 2, 4, 8):
             raise ObjectFileError(f"__kconfig {variable.name!r} is no number, no text and no enum libbpf_tristate")
-        if self._btf.size_of(variable.size) > _KCONFIG_MAX:
-            raise ObjectFileError(f"__kconfig {variable.name!r} has more than {_KCONFIG_MAX} bytes")
         return found.size
 
     def _kernel_symbol(self, index: int, entry: SectionVariable) -> SectionVariable:

@@ -23,7 +23,7 @@ from rawbpf.btf.reader import BtfError
 from rawbpf.objects.attached import Attached
 from rawbpf.objects.declarations import Declarations, Selection, read
 from rawbpf.objects.elf import ObjectFileError
-from rawbpf.objects.loader import Loader, OtherMap, Wishes, plan
+from rawbpf.objects.loader import Loader, Wishes, plan
 from rawbpf.objects.variables import Variables
 from rawbpf.programs.attach import why_not_attached
 from rawbpf.programs.program import Program
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-__all__ = ["ObjectFile", "ObjectFileError", "OtherMap", "Variables"]
+__all__ = ["ObjectFile", "ObjectFileError", "Variables"]
 
 # Where maps with LIBBPF_PIN_BY_NAME are pinned, by libbpf's convention.
 PIN_ROOT = "/sys/fs/bpf"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rawbpf.maps import queue_stack
+from rawbpf.maps import opening
 from rawbpf.syscall import StrPath
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def open_map(
     spec: StrPath,
     value: "OpenSpec" = None,
     *,
+    key: "OpenSpec" = None,
     types: "StrPath | Buffer | None" = None,
     name: str = "",
     access: str = "rw",
@@ -26,7 +27,8 @@ def open_map(
 
     Args:
         spec: A pin's path, "id:294", or "name:events". (A relative path that begins so: "./id:294".)
-        value: What an element is, as in Queue.open(): None for bytes, rawbpf.BTF for what the map says.
+        value: What an element or a value is, as in Queue.open(): None for bytes, rawbpf.BTF for what the map says.
+        key: The same for the keys, of a map that has keys which are no indexes.
         types: The object file, as its path or its bytes, in which the map is declared: elements have their types in C.
             For a map that another program has loaded and pinned, such as libbpf, which gives queues and stacks no BTF.
             Needs pyelftools.
@@ -44,9 +46,9 @@ def open_map(
     ...     print(events.pop().pid)
     """
     if types is None:
-        return queue_stack.open_map(spec, value, access=access)
-    if value is not None:
-        raise TypeError("open_map() takes either value or types: the object file says what a value is")
+        return opening.open_map(spec, value, key=key, access=access)
+    if value is not None or key is not None:
+        raise TypeError("open_map() takes either types or value and key: the object file says what they are")
     from rawbpf.objects.declarations import Selection, read
     from rawbpf.objects.loader import codecs_of
     from rawbpf.objects.object_file import content_of
@@ -54,7 +56,9 @@ def open_map(
     _, data = content_of(types)
     declared = read(data, Selection(only=()))
     found = _find(declared.maps, os.fsdecode(spec), name)
-    opened: Any = queue_stack.open_map(spec, access=access, **codecs_of(declared.btf, found))
+    codecs = codecs_of(declared.btf, found)
+    names = getattr(opening.class_for(found.type), "spec_names", ("value",))
+    opened: Any = opening.open_map(spec, access=access, **{name: codecs[name] for name in names})
     there = opened.info().type
     if there != found.type:
         opened.close()

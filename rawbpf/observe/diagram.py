@@ -5,14 +5,14 @@ out, and bytes that no field covers. At most 80 columns.
 """
 
 import operator
-import sys
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, cast
 
 from rawbpf.abi import Cmd
 from rawbpf.abi.door import ffi
-from rawbpf.observe.attr_fields import Field, Struct, link_info, map_info, spell, struct_of, without_following
+from rawbpf.abi.layout import Field
+from rawbpf.observe.attr_fields import Struct, info_struct, spell, struct_of, without_following
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -76,15 +76,9 @@ def draw(cmd: Cmd, data: bytes | None, size: int | None, written: bytes | None =
     return "\n".join([title, *_table(struct, data, written)])
 
 
-def draw_map_info(data: bytes) -> str:
-    """The drawing of a struct bpf_map_info of which the kernel filled in `data`."""
-    return "\n".join([f"struct bpf_map_info: {len(data)} bytes", *_table(map_info(), data, None)])
-
-
-def draw_link_info(data: bytes) -> str:
-    """The drawing of a struct bpf_link_info of which the kernel filled in `data`."""
-    link_type = int.from_bytes(data[:4], sys.byteorder)
-    return "\n".join([f"struct bpf_link_info: {len(data)} bytes", *_table(link_info(link_type), data, None)])
+def draw_info(name: str, data: bytes) -> str:
+    """The drawing of an info struct ("bpf_map_info") of which the kernel filled in `data`."""
+    return "\n".join([f"struct {name}: {len(data)} bytes", *_table(info_struct(name, data), data, None)])
 
 
 class _Part(NamedTuple):

@@ -17,18 +17,20 @@ from rawbpf.maps.listing import list_maps
 from rawbpf.maps.queue_stack import Queue
 from rawbpf.syscall.errors import BpfError, NotPermitted
 from rawbpf.syscall.permission import (
-    Capability,
     Cause,
+    is_privileged,
+    lacking,
+    seccomp_refuses,
+    why_not_permitted,
+)
+from rawbpf.syscall.proc import (
+    Capability,
     has_capability,
     in_initial_user_namespace,
-    is_privileged,
     kernel_version,
-    lacking,
     proc_fields,
-    seccomp_refuses,
     security_modules,
     unprivileged_bpf_disabled,
-    why_not_permitted,
 )
 
 LOCKDOWN = "/sys/kernel/security/lockdown"

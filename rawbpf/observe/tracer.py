@@ -15,16 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachFlag, AttachType, Cmd, MapFlag, door
+from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachType, Cmd, MapType, door
 from rawbpf.abi.door import ffi, lib
+from rawbpf.abi.kinds import counts, number_in, value_in
 from rawbpf.observe import user_memory
-from rawbpf.observe.attr_fields import Field, number_in, spell, struct_of, value_in
-from rawbpf.observe.diagram import draw, draw_link_info, draw_map_info
+from rawbpf.observe.attr_fields import Struct, info_struct, spell, struct_of, without_following
+from rawbpf.observe.diagram import draw, draw_info
 from rawbpf.observe.perf_event_call import spelled as spelled_perf_event_open
 from rawbpf.observe.user_memory import Fault
 from rawbpf.syscall import MapInfo, bpf_attr, describe, map_info
 from rawbpf.syscall.errors import bpf_error, errno_name
-from rawbpf.syscall.permission import proc_fields
+from rawbpf.syscall.proc import proc_fields
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData
@@ -145,12 +146,12 @@ class _Call:
         self.size = size
         self.before = self._read()
         self.struct = struct_of(self.cmd, self.before)
-        self.reached = self._reached()
-        self.words = self._spelled()
+        self.fields = _Fields(self.struct, self.before or b"")
+        self.info = _Info(self.before) if self.cmd == Cmd.BPF_OBJ_GET_INFO_BY_FD and self.before else None
 
     def text(self, result: int, attrs: bool, meaning: bool) -> str:
         """The line, and what else is wanted, now that the kernel has answered."""
-        line = f"bpf({_command(self.cmd)}{self.common}, {self._attr()}, {self.size})"
+        line = f"bpf({_command(self.cmd)}{self.common}, {self._attr(result)}, {self.size})"
         lines = [f"{line.ljust(_RESULT_COLUMN - 1)} = {_result(result)}"]
         if meaning and result < 0:
             lines += textwrap.wrap(self._meaning(result), initial_indent="    ", subsequent_indent="    ")
@@ -167,44 +168,31 @@ class _Call:
         except Fault:
             return None
 
-    def _reached(self) -> list[Field]:
-        """The fields that the attr is long enough for; of those that share their bytes, the first."""
-        if self.struct is None or self.before is None:
-            return []
-        begins = {field.group: field.offset for field in reversed(self.struct.fields)}
-        reached: list[Field] = []
-        for field in self.struct.fields:
-            if begins[field.group] < self.size and (not reached or field.offset >= reached[-1].end):
-                reached.append(field)
-        return reached
-
-    def _spelled(self) -> list[tuple[Field, str]]:
-        return [
-            (field, spell(field, self.before, self.reached))
-            for field in self.reached
-            if self.before is not None and _is_meant(field, self.before, self.reached)
-        ]
-
-    def _attr(self) -> str:
+    def _attr(self, result: int) -> str:
         if self.struct is None or self.before is None:
             return hex(self.address) if self.address else "NULL"
         after = self._read() or self.before
-        words = _nested([(field.name, word + _written(field, self.before, after)) for field, word in self.words])
+        shown = dict(self.fields.spelled(after, failed=result < 0))
+        if self.info is not None and result == 0:
+            shown["info"] = self.info.text(after) or shown["info"]
+        # As strace has it: the commands for many elements say behind the struct how many it were.
+        counted = ""
+        if self.struct.member == "batch" and " => " in shown.get("count", ""):
+            shown["count"], _, count = shown["count"].partition(" => ")
+            counted = f" => {{batch={{count={count}}}}}"
+        text = _nested(list(shown.items()))
         if self.struct.member:
-            words = f"{self.struct.member}={{{words}}}"
-        end = self.reached[-1].end
-        return f"{{{words}, ...}}" if any(self.before[end:]) else f"{{{words}}}"
+            text = f"{self.struct.member}={{{text}}}"
+        more = ", ..." if any(self.before[self.fields.end :]) else ""
+        return f"{{{text}{more}}}{counted}"
 
     def _drawings(self, result: int) -> Iterator[str]:
         if self.struct is None or self.before is None:
             return
-        yield draw(self.cmd, self.before, self.size, self._read())
-        if self.cmd == Cmd.BPF_OBJ_GET_INFO_BY_FD and result == 0:
-            fd, length, address = (number_in(self._read() or self.before, field) for field in self.struct.fields)
-            described = proc_fields(f"/proc/self/fdinfo/{fd}")
-            for kind, drawing in (("map_type", draw_map_info), ("link_type", draw_link_info)):
-                if kind in described:
-                    yield drawing(user_memory.read(address, length))
+        after = self._read() or self.before
+        yield draw(self.cmd, self.before, self.size, after)
+        if self.info is not None and result == 0 and self.info.name:
+            yield draw_info(self.info.name, self.info.data(after))
 
     def _meaning(self, result: int) -> str:
         """What the error means in the terms of the map, the pin or the id."""
@@ -220,11 +208,12 @@ class _Call:
             path = os.fsdecode(_string_at(values["pathname"]))
             return {"path": path, "subject": repr(path)}
         if self.cmd == Cmd.BPF_MAP_CREATE:
-            return {"subject": "the map", **values}
+            return {"subject": "the map", "about": MapType(values["map_type"]), **values}
         if self.cmd == Cmd.BPF_RAW_TRACEPOINT_OPEN:
             return {"subject": f"raw tracepoint {os.fsdecode(_string_at(values['name']))!r}"}
         if self.cmd == Cmd.BPF_LINK_CREATE:
-            return {"subject": AttachType(values["attach_type"]).name}
+            about = AttachType(values["attach_type"])
+            return {"subject": about.name, "about": about}
         if "link_fd" in values:
             return {"subject": f"the link of descriptor {values['link_fd']}"}
         for name in ("map_id", "link_id"):
@@ -235,7 +224,8 @@ class _Call:
         info = _info_of(values["map_fd"])
         if info is None:
             return {"subject": f"descriptor {values['map_fd']}"}
-        return {"subject": describe(info), "fd": values["map_fd"], "max_entries": info.max_entries}
+        details = {"subject": describe(info), "fd": values["map_fd"], "about": info.type}
+        return {**details, "max_entries": info.max_entries}
 
 
 def _split(cmd: int) -> tuple[Cmd, str]:
@@ -259,27 +249,68 @@ def _nested(words: list[tuple[str, str]]) -> str:
     return ", ".join(parts)
 
 
-# Fields that are read only if a flag says so.
-_BY_FLAG = {
-    "numa_node": ("map_flags", MapFlag.BPF_F_NUMA_NODE),
-    "old_prog_fd": ("flags", AttachFlag.BPF_F_REPLACE),
+class _Fields:
+    """The fields of a struct before the kernel writes into it, for the line that shows them afterwards."""
+
+    def __init__(self, struct: Struct | None, before: bytes) -> None:
+        fields = [] if struct is None else struct.fields
+        self.before = before
+        self.reached = [f for f in fields if f.offset < len(before) and counts(f, before, fields)]
+        self.end = max((field.end for field in self.reached), default=0)
+        self.words = {field.path: spell(field, before, self.reached) for field in self.reached}
+
+    def spelled(self, after: bytes, failed: bool) -> Iterator[tuple[str, str]]:
+        """Each field with its value before the call; what the kernel wrote with the value after it."""
+        for field in self.reached:
+            word = self.words[field.path]
+            if field.writes:
+                # Arrays that the kernel did not fill are not shown, text that stands there is: strace has it so.
+                shown = without_following(field) if failed and field.kind != "text" else field
+                written = spell(shown, after, self.reached)
+                changed = field.reads and number_in(after, field) != number_in(self.before, field)
+                word = f"{word} => {written}" if changed else written
+            yield field.path, word
+
+
+# Which struct BPF_OBJ_GET_INFO_BY_FD fills, by what /proc says of the descriptor. Of a link it says the program, too.
+_INFO_STRUCTS = {
+    "link_type": "bpf_link_info",
+    "map_type": "bpf_map_info",
+    "prog_type": "bpf_prog_info",
+    "btf_id": "bpf_btf_info",
+    "allowed_cmds": "bpf_token_info",
 }
 
 
-def _is_meant(field: Field, attr: bytes, fields: list[Field]) -> bool:
-    if field.name not in _BY_FLAG:
-        return True
-    flags, bit = _BY_FLAG[field.name]
-    return bool(value_in(attr, fields, flags) & bit)
+class _Info:
+    """The struct that BPF_OBJ_GET_INFO_BY_FD is to fill: `name` is "" for what is no BPF object."""
 
+    def __init__(self, attr: bytes) -> None:
+        struct = struct_of(Cmd.BPF_OBJ_GET_INFO_BY_FD)
+        assert struct is not None
+        self.attr_fields = struct.fields
+        described = proc_fields(f"/proc/self/fdinfo/{value_in(attr, struct.fields, 'bpf_fd')}")
+        self.name = next((name for word, name in _INFO_STRUCTS.items() if word in described), "")
+        self.before = self.data(attr) if self.name else b""
 
-# What strace shows as written by the kernel.
-_OUTPUTS = ("next_id", "info_len")
+    def data(self, attr: bytes) -> bytes:
+        """The struct's bytes, as many as the attr says; none if they can't be read."""
+        length, address = (value_in(attr, self.attr_fields, name) for name in ("info_len", "info"))
+        try:
+            return user_memory.read(address, length) if length <= BPF_ATTR_MAX_SIZE else b""
+        except Fault:
+            return b""
 
-
-def _written(field: Field, before: bytes, after: bytes) -> str:
-    new = number_in(after, field)
-    return f" => {new}" if field.name in _OUTPUTS and new != number_in(before, field) else ""
+    def text(self, attr: bytes) -> str:
+        """What the kernel filled in; "" if that can't be shown."""
+        after = self.data(attr) if self.name else b""
+        if not after:
+            return ""
+        struct = info_struct(self.name, after)
+        # The kernel writes all of it.
+        filled = [field._replace(reads=field.writes and field.reads, writes=True) for field in struct.fields]
+        fields = _Fields(Struct("", filled), self.before.ljust(len(after), b"\0")[: len(after)])
+        return f"{{{_nested(list(fields.spelled(after, failed=False)))}}}"
 
 
 def _result(result: int) -> str:

@@ -19,7 +19,7 @@ from rawbpf.abi import AttachType, Cmd
 from rawbpf.syscall import LinkInfo, StrPath
 from rawbpf.syscall.descriptor import Descriptor, HasFileno
 from rawbpf.syscall.errors import NotFound, Unsupported
-from rawbpf.syscall.permission import proc_fields
+from rawbpf.syscall.proc import proc_fields
 from rawbpf.syscall.prog_attach import prog_attach, prog_detach
 
 if TYPE_CHECKING:

@@ -3,19 +3,17 @@
 Sources: bpf(2), kernel/bpf/syscall.c (bpf_prog_load), net/bpf/test_run.c, Documentation/bpf/bpf_prog_run.rst.
 """
 
-import errno
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rawbpf import syscall
-from rawbpf.abi import AttachType, Cmd, ProgType
-from rawbpf.abi.door import ffi, lib
+from rawbpf.abi import AttachType, ProgType
+from rawbpf.abi.door import ffi
 from rawbpf.btf.reader import Kind, vmlinux
 from rawbpf.programs.asm import Item, assemble
-from rawbpf.syscall import memlock
 from rawbpf.syscall.descriptor import Descriptor
-from rawbpf.syscall.errors import BpfError, bpf_error
+from rawbpf.syscall.errors import VerifierError as VerifierError
+from rawbpf.syscall.prog import RunResult as RunResult
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,45 +22,13 @@ if TYPE_CHECKING:
     from rawbpf.programs.attach import Target
     from rawbpf.programs.link import Link
 
-# A kernel must not be sent non-zero bytes that it does not know; behind the last field that is used all are zero.
-_LOAD_SIZE = 144
-TEST_RUN_SIZE = 64
-
-# PROG_LOAD is EAGAIN when a signal arrives while the verifier is at work.
-_LOAD_TRIES = 10
-_LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
+TEST_RUN_SIZE = ffi.sizeof("union bpf_attr")
 
 ATTACHED_BY_BTF = (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM)
 _RAW_TRACEPOINTS = (ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
 
 # The kernel wants an Ethernet header of the packet that a socket filter is run over.
 ETH_HLEN = 14
-
-
-class VerifierError(BpfError):
-    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason.
-
-    >>> from rawbpf.programs.asm import exit_
-    >>> try:
-    ...     Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [exit_()])
-    ... except VerifierError as error:
-    ...     "R0 !read_ok" in error.log
-    True
-    """
-
-    log = ""
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}\n{self.log}" if self.log else super().__str__()
-
-
-class RunResult(NamedTuple):
-    """What a run gave: the program's return value, nanoseconds of one run, the packet and the context afterwards."""
-
-    retval: int
-    duration: int
-    data: bytes
-    ctx: bytes
 
 
 class FuncInfo(NamedTuple):
@@ -183,10 +149,7 @@ class Program(Descriptor):
         self.prog_type = ProgType(prog_type)
         self.expected_attach_type = AttachType(expected_attach_type)
         self.attach_to = attach_to
-        result = _load(attr)
-        if result < 0:
-            raise _explain(attr, result, name)
-        self._fd = result
+        self._fd = syscall.load(attr, f"program {name!r}")
 
     def run(self, data: "Buffer" = b"", *, ctx: "Buffer | None" = None, repeat: int = 1) -> RunResult:
         """Runs the program once, or `repeat` times, in the kernel (BPF_PROG_TEST_RUN). Linux 4.12; ctx 5.2.
@@ -199,25 +162,11 @@ class Program(Descriptor):
         Raises BpfError: EINVAL for data or ctx that the program type does not take, ENOTSUPP (524) for types that
         can't be run this way; NotPermitted.
         """
-        packet, out = bytearray(data), bytearray()
-        context = None if ctx is None else bytearray(ctx)
-        attr = syscall.bpf_attr(test={"prog_fd": self.fileno()})
-        test = attr.test
         # A syscall program takes neither a packet nor a number of runs.
-        if packet:
-            out = bytearray(len(packet) + 256)
-            test.data_in, test.data_size_in = syscall.pointer(packet), len(packet)
-            test.data_out, test.data_size_out = syscall.pointer(out), len(out)
-            test.repeat = repeat
-        if context:
-            test.ctx_in, test.ctx_size_in = syscall.pointer(context), len(context)
-            if packet:
-                test.ctx_out, test.ctx_size_out = syscall.pointer(context), len(context)
-        result = lib.bpf(Cmd.BPF_PROG_TEST_RUN, attr, TEST_RUN_SIZE)
-        if result < 0:
-            raise bpf_error(Cmd.BPF_PROG_TEST_RUN, -result, subject=repr(self))
-        packet_out = bytes(out[: test.data_size_out]) if packet else b""
-        return RunResult(test.retval, test.duration, packet_out, bytes(context or b""))
+        packet = bytes(data)
+        return syscall.prog_test_run(
+            self.fileno(), data_in=packet, ctx_in=ctx or b"", repeat=repeat if packet else 0, subject=repr(self)
+        )
 
     def attach(
         self, target: "Target" = None, *, attach_type: int | None = None, flags: int = 0, cookie: int = 0
@@ -279,41 +228,6 @@ class Program(Descriptor):
     def __repr__(self) -> str:
         state = f"fd={self._fd}" if self._fd >= 0 else "closed"
         return f"<Program {self.name!r} {self.prog_type.name} {state}>"
-
-
-def _load(attr: "CData") -> int:
-    """BPF_PROG_LOAD, retried when a signal disturbed the verifier."""
-    result = 0
-    for _ in range(_LOAD_TRIES):
-        result = syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE)
-        if result != -errno.EAGAIN:
-            break
-    if result == -errno.EPERM:
-        result, _ = memlock.retry(result, lambda: syscall.open_descriptor(Cmd.BPF_PROG_LOAD, attr, _LOAD_SIZE))
-    return result
-
-
-def _explain(attr: "CData", result: int, name: str) -> BpfError:
-    """Loads again with a log, a larger one while it does not fit (ENOSPC)."""
-    log = b""
-    again = result
-    if result not in (-errno.EPERM, -errno.EMFILE, -errno.ENFILE):
-        attr.log_level = 1
-        for size in _LOG_SIZES:
-            buffer = ffi.new("char[]", size)
-            attr.log_buf, attr.log_size = _address(buffer), size
-            again = _load(attr)
-            log = ffi.string(buffer)
-            if again != -errno.ENOSPC:
-                break
-        if again >= 0:
-            os.close(again)
-    error = bpf_error(Cmd.BPF_PROG_LOAD, -result, subject=f"program {name!r}")
-    if type(error) is not BpfError or not log:
-        return error
-    refused = VerifierError(-result, f"the verifier refused program {name!r}", Cmd.BPF_PROG_LOAD)
-    refused.log = log.decode("utf-8", "replace").rstrip("\n")
-    return refused
 
 
 # How the kernel's BTF names what a program can be attached to. Others are functions by their own names.

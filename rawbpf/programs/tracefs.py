@@ -9,7 +9,7 @@ Sources: Documentation/trace/ftrace.rst, fs/namespace.c, fs/fsopen.c.
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -52,13 +52,6 @@ def traceable_functions(pattern: str) -> list[str]:
     # A function of a module has "[module]" behind it. Addresses that have no name are not meant.
     names = (line.split(maxsplit=1)[0] for line in lines)
     return sorted({name for name in names if fnmatchcase(name, pattern) and not name.startswith("__ftrace_invalid_")})
-
-
-def is_traceable(function: str) -> bool | None:
-    """Whether the kernel lists this function among those that can be traced; None if it does not tell."""
-    with suppress(OSError):
-        return bool(traceable_functions(function.replace("[", "[[]")))
-    return None
 
 
 def _read(path: str) -> str:

@@ -1,4 +1,4 @@
-"""BpfError and its family, and what an errno means for which command.
+"""BpfError and its family; meanings.py says which of them an errno becomes.
 
 Python would turn a bare ENOENT into FileNotFoundError and read E2BIG as "Argument list too long". For a queue they
 mean empty and full. Each class here is both: an OSError with the kernel's errno, and the exception that Python code
@@ -8,16 +8,24 @@ expects of such an event.
 import errno
 import os
 import queue
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rawbpf.abi import ENOTSUPP, Cmd, MapType
 from rawbpf.abi.door import raise_hook_failure
-from rawbpf.syscall import permission
+from rawbpf.syscall import meanings
+from rawbpf.syscall.proc import kernel_version
+
+if TYPE_CHECKING:
+    from rawbpf.syscall.permission import Cause
 
 
 class BpfError(OSError):
-    """A bpf(2) call failed. `errno`: the kernel's; `cmd`: the command; `strerror`: what happened, in the map's terms;
-    `hint`: what would help, or "".
+    """A bpf(2) call failed.
+
+    `errno` is the kernel's, `cmd` the command, `subject` the map, program or path that it was about ("queue 'events'"),
+    `strerror` what happened, in the subject's terms. `hint` says what would help, or is "". `cause` is why something is
+    not permitted, found from evidence (a Cause: kind, text, help, certain, capability), where that is the question;
+    else None. Names and the kernel's words stand in the texts as they are: who prints them escapes them.
 
     >>> try:
     ...     Queue.open("/proc/nothing")
@@ -26,13 +34,14 @@ class BpfError(OSError):
     ('BPF_OBJ_GET', 'ENOENT')
     """
 
-    cmd: Cmd
-    hint: str
-
-    def __init__(self, error: int, what: str, cmd: Cmd, hint: str = "") -> None:
+    def __init__(
+        self, error: int, what: str, cmd: Cmd, hint: str = "", subject: str = "", cause: "Cause | None" = None
+    ) -> None:
         super().__init__(error, what)
         self.cmd = cmd
         self.hint = hint
+        self.subject = subject
+        self.cause = cause
 
     def __str__(self) -> str:
         text = f"{self.strerror} [{self.cmd.name}: {errno_name(self.errno or 0)}]"
@@ -40,7 +49,7 @@ class BpfError(OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {**self.__dict__, "filename": self.filename}
-        return type(self), (self.errno, self.strerror, self.cmd, self.hint), state
+        return type(self), (self.errno, self.strerror, self.cmd), state
 
 
 class Empty(BpfError, queue.Empty):
@@ -77,7 +86,7 @@ class Busy(BpfError, BlockingIOError):
 
 
 class NotPermitted(BpfError, PermissionError):
-    """The kernel refused (EPERM, EACCES). The hint says why, from evidence.
+    """The kernel refused (EPERM, EACCES). `cause` and the hint say why, from evidence.
 
     >>> with Queue(4, 1) as q:
     ...     q.freeze()
@@ -90,7 +99,7 @@ class NotPermitted(BpfError, PermissionError):
 
 
 class Unsupported(BpfError):
-    """This kernel can't do that (EOPNOTSUPP): too old, or built without it.
+    """This kernel, or this kind of object, can't do that: too old, or built without it.
 
     >>> issubclass(Unsupported, OSError)
     True
@@ -109,11 +118,52 @@ class NotFound(BpfError, FileNotFoundError):
 
 
 class AlreadyExists(BpfError, FileExistsError):
-    """Something is pinned at that path already (EEXIST), or attached at that place (EEXIST, EBUSY).
+    """Something is pinned at that path (EEXIST), attached at that place (EEXIST, EBUSY), or the map has an element with
+    that key (EEXIST).
 
     >>> issubclass(AlreadyExists, FileExistsError)
     True
     """
+
+
+class NoSuchKey(BpfError, KeyError):
+    """The map has no such key (ENOENT).
+
+    >>> with Hash("<I", "<Q", 8, name="owners") as owners:
+    ...     owners[7]
+    Traceback (most recent call last):
+        ...
+    rawbpf.syscall.errors.NoSuchKey: hash 'owners' has no key 7 [BPF_MAP_LOOKUP_ELEM: ENOENT]
+    """
+
+
+class NoSuchIndex(NoSuchKey, IndexError):
+    """The array is not that long. The kernel is not asked; `errno` is ENOENT, as it would say.
+
+    >>> with Array("<Q", 4) as counters:
+    ...     try:
+    ...         counters[4]
+    ...     except IndexError as error:
+    ...         type(error).__name__
+    'NoSuchIndex'
+    """
+
+
+class VerifierError(BpfError):
+    """The kernel refused a program. `log` is what the verifier says of it, the end of it the reason.
+
+    >>> from rawbpf.programs.asm import exit_
+    >>> try:
+    ...     Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [exit_()])
+    ... except VerifierError as error:
+    ...     "R0 !read_ok" in error.log
+    True
+    """
+
+    log = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.log}" if self.log else super().__str__()
 
 
 def errno_name(error: int) -> str:
@@ -124,134 +174,8 @@ def errno_name(error: int) -> str:
 # What this process, or the system, has too little of at this moment: no judgement on what was asked for.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
-
-class _Meaning(NamedTuple):
-    """The class to raise, and texts in which {subject}, {path} and the like stand for the caller's details."""
-
-    error: type[BpfError]
-    what: str
-    hint: str = ""
-
-
-_EMPTY = _Meaning(Empty, "{subject} is empty")
-
-# What an errno means for one command.
-_BY_COMMAND: dict[tuple[Cmd, int], _Meaning] = {
-    (Cmd.BPF_MAP_LOOKUP_ELEM, errno.ENOENT): _EMPTY,
-    (Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, errno.ENOENT): _EMPTY,
-    (Cmd.BPF_MAP_UPDATE_ELEM, errno.E2BIG): _Meaning(
-        Full,
-        "{subject} is full ({max_entries} entries)",
-        "pop first, or push with BPF_EXIST to overwrite the oldest",
-    ),
-    (Cmd.BPF_MAP_CREATE, errno.ENOMEM): _Meaning(
-        BpfError,
-        "no memory for {subject}: {max_entries} entries of {value_size} bytes",
-        "the map is allocated at once and charged to the memory cgroup",
-    ),
-    (Cmd.BPF_MAP_CREATE, errno.E2BIG): _Meaning(
-        BpfError,
-        "{subject} can't be created with {max_entries} entries of {value_size} bytes",
-        # The second since a fix that 6.12.117 has, and 7.2.13 not yet: (max_entries + 1) * value_size must be a u32.
-        "the largest value is KMALLOC_MAX_SIZE (4 MiB where pages have 4 KiB), and some kernels refuse maps of 4 GiB",
-    ),
-    (Cmd.BPF_MAP_CREATE, errno.EINVAL): _Meaning(
-        BpfError,
-        "{subject}: the kernel does not take the map type, a flag or another argument",
-        "queue and stack maps need Linux 4.20, BPF_F_*_PROG 5.2, tokens 6.9, and a NUMA node must be online",
-    ),
-    (Cmd.BPF_MAP_CREATE, errno.EBADF): _Meaning(BpfError, "{subject}: the token's descriptor is not open"),
-    (Cmd.BPF_PROG_LOAD, errno.EACCES): _Meaning(BpfError, "{subject}: the verifier refused it"),
-    # Before 6.5; later a second freeze is EPERM.
-    (Cmd.BPF_MAP_FREEZE, errno.EBUSY): _Meaning(NotPermitted, "{subject} is frozen already"),
-    (Cmd.BPF_OBJ_PIN, errno.EEXIST): _Meaning(AlreadyExists, "{path!r} exists", "unlink it first, or choose another"),
-    (Cmd.BPF_OBJ_PIN, errno.ENOENT): _Meaning(NotFound, "{path!r}: the directory does not exist"),
-    (Cmd.BPF_OBJ_PIN, errno.EPERM): _Meaning(NotPermitted, "{path!r} can't hold a pin"),
-    (Cmd.BPF_OBJ_PIN, errno.EACCES): _Meaning(NotPermitted, "{path!r}: no permission to write the directory"),
-    (Cmd.BPF_OBJ_GET, errno.ENOENT): _Meaning(NotFound, "nothing is pinned at {path!r}"),
-    (Cmd.BPF_OBJ_GET, errno.EACCES): _Meaning(
-        NotPermitted,
-        "{path!r} can't be opened",
-        "it is no pin of a BPF object, or its file mode does not allow this access",
-    ),
-    (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EINVAL): _Meaning(BpfError, "{subject} is open, and no BPF object"),
-    (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): _Meaning(BpfError, "{subject} is not open"),
-    (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no map has {subject}"),
-    (Cmd.BPF_BTF_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no BTF has {subject}"),
-    (Cmd.BPF_BTF_LOAD, errno.EINVAL): _Meaning(BpfError, "{subject}: this kernel does not take it"),
-    (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): _Meaning(NotFound, "no {subject}"),
-    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.ENOENT): _Meaning(
-        NotFound,
-        "{subject}: there is none to attach to",
-        "raw tracepoints are tracefs's events named without their category, of system calls sys_enter and sys_exit;"
-        " before Linux 5.13 a tracing program is attached once in its life",
-    ),
-    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.EBUSY): _Meaning(
-        AlreadyExists, "{subject}: the program is attached there already", "load it again to attach it twice"
-    ),
-    (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.EINVAL): _Meaning(
-        BpfError,
-        "{subject} does not take this program",
-        "it may read more arguments than there are, or is of another type; a cookie needs Linux 6.10",
-    ),
-    (Cmd.BPF_RAW_TRACEPOINT_OPEN, ENOTSUPP): _Meaning(Unsupported, "{subject}: this kernel can't be traced there"),
-    **dict.fromkeys(
-        ((Cmd.BPF_LINK_CREATE, errno.EEXIST), (Cmd.BPF_LINK_CREATE, errno.EBUSY)),
-        _Meaning(AlreadyExists, "{subject}: something is attached there already", "detach that first"),
-    ),
-    (Cmd.BPF_LINK_CREATE, errno.E2BIG): _Meaning(
-        BpfError, "{subject}: no more programs fit there", "a flow dissector is one a namespace, others are at most 64"
-    ),
-    (Cmd.BPF_LINK_CREATE, errno.ENODEV): _Meaning(NotFound, "{subject}: there is no such interface"),
-    (Cmd.BPF_LINK_CREATE, errno.ENOENT): _Meaning(NotFound, "{subject}: there is no such place to attach to"),
-    (Cmd.BPF_LINK_CREATE, errno.EBADF): _Meaning(
-        BpfError, "{subject}: the target is none for this attach type", "for cgroups, a folder of the cgroup2 hierarchy"
-    ),
-    (Cmd.BPF_LINK_CREATE, errno.EOPNOTSUPP): _Meaning(
-        Unsupported, "{subject}: the target does not support it", "without XDP_FLAGS_DRV_MODE any interface does"
-    ),
-    (Cmd.BPF_LINK_CREATE, ENOTSUPP): _Meaning(Unsupported, "{subject}: this kernel can't be traced there"),
-    (Cmd.BPF_LINK_CREATE, errno.EINVAL): _Meaning(
-        BpfError,
-        "{subject}: this kernel does not attach the program there",
-        "it is too old or built without it, the program is for something else, a flag is wrong, or the target is gone",
-    ),
-    (Cmd.BPF_LINK_UPDATE, errno.EINVAL): _Meaning(
-        BpfError,
-        "{subject} does not take this program",
-        "the new program must be of the old one's type, and links of raw tracepoints and tracing keep theirs",
-    ),
-    (Cmd.BPF_LINK_UPDATE, errno.ENOLINK): _Meaning(BpfError, "{subject}: what it was attached to is gone"),
-    (Cmd.BPF_LINK_DETACH, errno.EOPNOTSUPP): _Meaning(
-        Unsupported,
-        "{subject} can't be detached",
-        "it ends with its last descriptor and pin: close it",
-    ),
-    (Cmd.BPF_LINK_DETACH, errno.EINVAL): _Meaning(
-        Unsupported, "{subject} can't be detached", "BPF_LINK_DETACH needs Linux 5.9: close() it, unlink the pin"
-    ),
-    (Cmd.BPF_LINK_GET_FD_BY_ID, errno.ENOENT): _Meaning(NotFound, "no link has {subject}"),
-    (Cmd.BPF_ITER_CREATE, errno.EINVAL): _Meaning(BpfError, "{subject} is not one of an iterator"),
-    (Cmd.BPF_TOKEN_CREATE, errno.ENOENT): _Meaning(
-        NotFound, "{subject} delegates nothing", "mount it with delegate_cmds=map_create,delegate_maps=queue:stack"
-    ),
-    (Cmd.BPF_TOKEN_CREATE, errno.EOPNOTSUPP): _Meaning(
-        Unsupported, "there is no token in the initial user namespace", "here CAP_BPF is enough"
-    ),
-    (Cmd.BPF_TOKEN_CREATE, errno.EINVAL): _Meaning(
-        BpfError, "{subject} is not the root of a bpffs", "tokens need Linux 6.9, and a bpffs's root folder"
-    ),
-}
-
-# What it means for all the others.
-_BY_ERRNO: dict[int, _Meaning] = {
-    errno.EPERM: _Meaning(NotPermitted, "{subject}: not permitted"),
-    errno.EACCES: _Meaning(NotPermitted, "{subject}: no access"),
-    errno.EBUSY: _Meaning(Busy, "{subject} stayed locked", "nothing was done: call again"),
-    errno.EBADF: _Meaning(BpfError, "{subject}: the descriptor is not open", "somebody else closed it"),
-    errno.EMFILE: _Meaning(BpfError, "{subject}: this process has no free descriptor", "raise its limit: ulimit -n"),
-    errno.ENFILE: _Meaning(BpfError, "{subject}: the system has no free descriptor", "sysctl fs.file-max"),
-}
+_FAMILY = (BpfError, Empty, Full, Busy, NotPermitted, Unsupported, NotFound, AlreadyExists, NoSuchKey, NoSuchIndex)
+_CLASSES: dict[str, type[BpfError]] = {each.__name__: each for each in _FAMILY}
 
 
 def bpf_error(
@@ -260,27 +184,49 @@ def bpf_error(
     *,
     fd: int | None = None,
     token_fd: int | None = None,
-    map_type: MapType | None = None,
+    about: meanings.About = None,
     hint: str = "",
+    cause: "Cause | None" = None,
     **details: object,
 ) -> BpfError:
     """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
 
-    Without a `subject` (the bare call) no map's terms are used. An EPERM is explained from evidence (permission.py):
-    `fd`, `token_fd`, `map_type` and the path among the details are where to look for it.
-    First raises what a hook at the door raised, if that is why the call failed.
+    `about` is what it was done to, where the errno's meaning depends on it: the type of the map or of the link, the
+    attach type. Without a `subject` (the bare call) no map's terms are used. An EPERM, and an EACCES of a path, are
+    explained from evidence (permission.py): `fd`, `token_fd`, `about` and the path among the details are where to look
+    for it. First raises what a hook at the door raised, if that is why the call failed.
     """
     raise_hook_failure(-error)
-    in_its_terms = _BY_COMMAND.get((cmd, error)) if "subject" in details else None
-    meaning = in_its_terms or _BY_ERRNO.get(error) or _Meaning(BpfError, "{subject}: " + strerror(error))
+    meaning = meanings.meaning_of(cmd, error, about, known_subject="subject" in details)
+    if error == errno.EINVAL and kernel_version() < tuple(map(int, cmd.since.split(".") if cmd.since else "0")):
+        running = ".".join(map(str, kernel_version()))
+        meaning = meanings.Meaning(
+            "Unsupported", "{subject}: " + f"{cmd.name} came with Linux {cmd.since}, this is {running}"
+        )
     details.setdefault("subject", "bpf(2)")
+    if "max_entries" in details:
+        details["entries"] = f"{details['max_entries']} {'entry' if details['max_entries'] == 1 else 'entries'}"
     path = details.get("path")
     assert path is None or isinstance(path, str)
-    if not hint:
-        hint = meaning.hint
+    if not hint and cause is None and error in (errno.EPERM, errno.EACCES):
+        # What finds the cause is needed by nobody who is permitted.
+        from rawbpf.syscall import permission
+
+        map_type = about if isinstance(about, MapType) else None
         if error == errno.EPERM:
-            hint = str(permission.why_not_permitted(cmd, fd, path=path, token_fd=token_fd, map_type=map_type))
-    exception = meaning.error(error, meaning.what.format_map(details), cmd, hint)
+            cause = permission.why_not_permitted(cmd, fd, path=path, token_fd=token_fd, map_type=map_type)
+        elif path is not None:
+            cause = permission.why_no_access(cmd, path)
+    what = meaning.what or "{subject}: " + strerror(error)
+    words = hint or (str(cause) if cause else meaning.hint)
+    exception = _CLASSES[meaning.error](
+        error,
+        what.format_map(details),
+        cmd,
+        words.format_map(details) if words is meaning.hint else words,
+        str(details["subject"]),
+        cause,
+    )
     exception.filename = path
     return exception
 

@@ -13,7 +13,7 @@ import pytest
 from rawbpf.abi import constants, layout
 from rawbpf.abi.door import ffi
 from rawbpf.btf import reader
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 
 LAYOUT = layout.parse(files("rawbpf.abi").joinpath("bpf.h").read_text())
 UNION_FIELDS = {field.path: field for fields in (LAYOUT[c] for c in LAYOUT if c.startswith("BPF_")) for field in fields}
@@ -71,7 +71,7 @@ def test_a_wrong_offset_does_not_compile(tmp_path: Path):
     if not build_ffi.ABI.exists():
         pytest.skip("the source tree is not here")
     text = files("rawbpf.abi").joinpath("bpf.h").read_text()
-    for source, compiles in ((text, True), (text.replace("/* 16  4.6 */", "/* 20  4.6 */"), False)):
+    for source, compiles in ((text, True), (text.replace("/*  16  4.6 ", "/*  20  4.6 "), False)):
         unit = tmp_path / "unit.c"
         unit.write_text(build_ffi.INCLUDES + source + build_ffi.assertions(source))
         result = subprocess.run(["cc", "-fsyntax-only", str(unit)], capture_output=True, text=True)

@@ -40,7 +40,7 @@ def run(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
 
 def places(ffi, owner: str, path: str) -> tuple[int, int]:
     """The offset and the size that cffi gives to a field."""
-    ctype = "union bpf_attr" if owner.startswith("BPF_") else f"struct {owner}"
+    ctype = layout.c_type(owner)
     kind = ffi.typeof(ctype)
     for part in path.split("."):
         kind = dict(all_fields(kind))[part].type
@@ -61,7 +61,7 @@ def test_every_field_is_where_the_text_says(ffi):
     """What the compiler asserts of bpf.h in API mode holds for cffi's own view of it."""
     checked = 0
     for owner, fields in layout.load().items():
-        for field in fields:
+        for field in (field for field in fields if not field.is_bits):
             assert places(ffi, owner, field.path) == (field.offset, field.size), (owner, field.path)
             checked += 1
     assert checked > 200
@@ -100,7 +100,7 @@ class Side:
         return getattr(self.lib, name)(*(words.get(each, each) for each in arguments))
 
     def seen(self) -> list[Any]:
-        found: list[Any] = [self.map.held, self.map.taken]
+        found: list[Any] = [self.map.held]
         for batch, view in self.batches:
             found.append((batch.state, batch.first, batch.count))
             found.append(bytes(view[4 * batch.first : 4 * batch.count]) if batch.state else b"")

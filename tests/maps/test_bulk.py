@@ -22,7 +22,7 @@ from rawbpf import BPF_ANY, BPF_EXIST, Empty, Full, MapFlag, NotPermitted, Queue
 from rawbpf.abi import Cmd, door
 from rawbpf.abi.door import lib
 from rawbpf.maps import bulk, in_kernel
-from rawbpf.syscall.permission import Capability, has_capability, kernel_version
+from rawbpf.syscall.proc import Capability, has_capability, kernel_version
 from tests.conftest import IS_ROOT, SECONDS, examples, needs_3_11, rounds
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]

@@ -13,7 +13,7 @@ import pytest
 from rawbpf import BPF_EXIST, Full, Queue, Unsupported
 from rawbpf.btf import reader
 from rawbpf.maps import qsize
-from rawbpf.syscall.permission import Capability, has_capability
+from rawbpf.syscall.proc import Capability, has_capability
 from tests.conftest import IS_ROOT, examples
 
 pytestmark = [

@@ -55,18 +55,17 @@ def test_what_became_of_each(load):
     with load(*names) as file:
         attached = file.attach()
         assert list(attached) == ["raw_tracepoint"]
-        assert sorted(str(attached).splitlines()) == sorted(
-            [
-                "raw_tracepoint is attached to raw tracepoint 'sys_enter'",
-                "counter is not attached: attach() has to be told the target: a perf event, as a PerfEvent or a descriptor",
-                "packet is not attached: attach() has to be told the target: an interface, as a name or an index",
-                "somewhere is not attached: attach() has to be told the target: a probe, as in a section's name"
-                " ('kprobe/do_nanosleep', 'uprobe//bin/bash:readline')",
-                "traffic is not attached: attach() has to be told the target: a cgroup's folder, as a path or a descriptor",
-                "command is not attached: BPF_PROG_TYPE_SYSCALL is not attached by attach(): run() runs it",
-                "marker is not attached: rawbpf does not attach to USDT probes; a uprobe at the probe's offset is the same",
-            ]
-        )
+        expected = [
+            "raw_tracepoint is attached to raw tracepoint 'sys_enter'",
+            "counter is not attached: attach() has to be told the target: a perf event, as a PerfEvent or a descriptor",
+            "packet is not attached: attach() has to be told the target: an interface, as a name or an index",
+            "somewhere is not attached: attach() has to be told the target: a probe, as in a section's name"
+            " ('kprobe/do_nanosleep', 'uprobe//bin/bash:readline')",
+            "traffic is not attached: attach() has to be told the target: a cgroup's folder, as a path or a descriptor",
+            "command is not attached: BPF_PROG_TYPE_SYSCALL is not attached by attach(): run() runs it",
+            "marker is not attached: rawbpf does not attach to USDT probes; a uprobe at the probe's offset is the same",
+        ]
+        assert sorted(str(attached).splitlines()) == sorted(expected)
         # A program can still be attached by hand.
         with file.programs["somewhere"].attach("uprobe/libc.so.6:getppid"):
             assert numbers(file) >= {7}

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+import rawbpf
 from rawbpf import MapFlag, MapType, ProgType, Queue, Stack
 from rawbpf.abi import Cmd
 from rawbpf.btf.reader import Btf, Kind
 from rawbpf.objects import elf
 from rawbpf.objects.declarations import read
-from rawbpf.objects.object_file import ObjectFile, ObjectFileError, OtherMap
+from rawbpf.objects.object_file import ObjectFile, ObjectFileError
 from rawbpf.programs.program import ETH_HLEN, VerifierError
 from rawbpf.syscall.permission import kernel_version
 from tests.conftest import OBJECTS, TOOLS_REQUIRED, compile_for_bpf, needs_clang
@@ -66,9 +67,9 @@ class TestMaps:
         assert (raw.value_size, raw.max_entries, raw.map_flags) == (8, 4, 0x100)
 
     def test_other_maps(self, everything: ObjectFile) -> None:
-        """A map of another type is an OtherMap, its name cut to the 15 bytes that the kernel takes."""
+        """A map of another type is of that type's class, its name cut to the 15 bytes that the kernel takes."""
         table = everything.maps["a_hash_with_a_long_name"]
-        assert isinstance(table, OtherMap)
+        assert isinstance(table, rawbpf.Hash)
         info = table.info
         assert (info.type, info.name) == (MapType.BPF_MAP_TYPE_HASH, "a_hash_with_a_l")
         assert (info.key_size, info.value_size, info.max_entries) == (4, 8, 8)
@@ -559,4 +560,4 @@ def test_maps_by_their_whole_names(tmp_path: Path, bpf_folder: str) -> None:
             first, second = loaded.maps["connection_events_in"], loaded.maps["connection_events_out"]
             assert first.id != second.id
             assert {"connection_events_in", "connection_events_out"} <= set(os.listdir(bpf_folder))
-            assert isinstance(loaded.maps["devices"], OtherMap)
+            assert isinstance(loaded.maps["devices"], rawbpf.DevMap)

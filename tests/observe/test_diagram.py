@@ -130,7 +130,7 @@ def test_the_fields_are_the_layouts(cmd):
         (AttachType.BPF_TRACE_FENTRY_MULTI, ["tracing_multi.ids", "tracing_multi.cookies", "tracing_multi.cnt"]),
         (AttachType.BPF_TRACE_ITER, ["iter_info", "iter_info_len"]),
         (AttachType.BPF_TCX_INGRESS, ["tcx.relative_fd", "tcx.expected_revision"]),
-        (AttachType.BPF_CGROUP_INET_INGRESS, ["cgroup.relative_fd", "cgroup.expected_revision"]),
+        (AttachType.BPF_CGROUP_INET_INGRESS, []),
         (AttachType.BPF_XDP, []),
     ],
 )
@@ -138,7 +138,8 @@ def test_the_union_of_link_create(attach_type, fields):
     """With an attr its attach type says which members of the union are drawn, without one all are."""
     attr = bpf_attr(link_create={"attach_type": attach_type})
     drawn = [label for _, _, label in rows(rawbpf.explain("link_create", attr)) if label[0] != "("]
-    assert drawn == ["prog_fd", "target_fd", "attach_type", "flags", *fields]
+    target = "target_ifindex" if attach_type.name.startswith(("BPF_XDP", "BPF_TCX_")) else "target_fd"
+    assert drawn == ["prog_fd", target, "attach_type", "flags", *fields]
     assert set(fields) < {label for _, _, label in rows(rawbpf.explain("link_create"))}
 
 

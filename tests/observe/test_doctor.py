@@ -21,7 +21,8 @@ from rawbpf import NotPermitted, Queue
 from rawbpf.abi import Cmd, door
 from rawbpf.observe import doctor
 from rawbpf.syscall import permission
-from rawbpf.syscall.permission import Capability, Cause
+from rawbpf.syscall.permission import Cause
+from rawbpf.syscall.proc import Capability
 from tests.conftest import EFFECTIVE, IS_ROOT
 
 needs_setpriv = pytest.mark.skipif(

@@ -47,7 +47,7 @@ from rawbpf.programs.asm import (
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
 from rawbpf.programs.targets import KprobeMulti
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from tests.conftest import skip_other_kernels
 from tests.programs.attaching import (
     NETNS,
@@ -262,7 +262,7 @@ def test_the_drawing_of_its_info(kind, q):
         stack.enter_context(rawbpf.trace(file=file, attrs=True))
         info = link.info()
     drawn = re.findall(
-        r"^ +\d+ +\d+ (\w+) +[5-7]\.", file.getvalue().rpartition("struct bpf_link_info: ")[2], re.MULTILINE
+        r"^ +\d+ +\d+ (?:\w+\.)?(\w+) +[5-7]\.", file.getvalue().rpartition("struct bpf_link_info: ")[2], re.MULTILINE
     )
     given = [name for name, value in info._asdict().items() if value is not None]
     # Older kernels' struct ends before it.

@@ -30,7 +30,7 @@ from rawbpf.programs import elf_functions, tracefs
 from rawbpf.programs.asm import R0, R1, R6, R10, Helper, call, exit_, load, mov, store
 from rawbpf.programs.program import Program
 from rawbpf.programs.targets import Kprobe, KprobeMulti, Ksyscall, PerfEvent, Uprobe, UprobeMulti, parse
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from tests.conftest import descriptors, examples, needs_3_11, rounds, skip_other_kernels
 from tests.programs.attaching import OUT, execute, failure_of, libc, only_here, pushes, pushing, ran, reading_its_cookie
 

@@ -9,7 +9,7 @@ import pytest
 from rawbpf import BPF_ANY, BPF_EXIST, BPF_NOEXIST, BpfError, Empty, Full, MapFlag, NotPermitted, Queue, Stack, syscall
 from rawbpf.abi import ENOTSUPP, Cmd, MapType
 from rawbpf.abi.door import FFI_MODE, ffi, lib, new_batch, new_map
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 
 pytestmark = pytest.mark.creates
 
@@ -149,16 +149,26 @@ def test_any_key_is_refused(raw_errno, three, cmd):
     assert drained(three) == order(three, 1, 2, 3)
 
 
-def test_library_functions_refuse_a_key(no_library_call, empty):
-    """The functions of rawbpf.syscall take None for the key and name the rule otherwise."""
+def test_library_functions_refuse_a_key(sent, empty):
+    """The functions of rawbpf.syscall take None for the key of a queue or stack, and name the rule otherwise. What map
+    it is they ask the kernel; no other call is made."""
     fd = empty.fileno()
-    for call in (
-        lambda: syscall.map_update_elem(fd, b"", one(1)),  # type: ignore[arg-type]
-        lambda: syscall.map_lookup_elem(fd, 0, 4),  # type: ignore[arg-type]
-        lambda: syscall.map_lookup_and_delete_elem(fd, b"\0\0\0\0", 4),  # type: ignore[arg-type]
+    for call, words in (
+        (lambda: syscall.map_update_elem(fd, b"", one(1)), "key must be None.*NULL"),
+        (lambda: syscall.map_lookup_elem(fd, b"\0\0\0\0"), "key must be None.*NULL"),
+        (lambda: syscall.map_lookup_and_delete_elem(fd, b"\0\0\0\0"), "key must be None.*NULL"),
+        (lambda: syscall.map_delete_elem(fd, b"\0\0\0\0"), "has no keys"),
+        (lambda: syscall.map_get_next_key(fd, None), "has no keys"),
+        (lambda: syscall.map_lookup_batch(fd, None, 1), "no batches"),
+        (lambda: syscall.map_lookup_and_delete_batch(fd, None, 1), "no batches"),
+        (lambda: syscall.map_update_batch(fd, b"abcd", one(1)), "no batches"),
+        (lambda: syscall.map_delete_batch(fd, b"abcd"), "no batches"),
+        (lambda: syscall.map_lookup_elem(fd, None, flags=4), "take no flags"),
     ):
-        with no_library_call(), pytest.raises(ValueError, match="key must be None.*NULL"):
+        sent.clear()
+        with pytest.raises(ValueError, match=words):
             call()
+        assert {cmd for cmd, _ in sent} == {Cmd.BPF_OBJ_GET_INFO_BY_FD}
 
 
 # Peek and pop
@@ -467,12 +477,12 @@ def test_syscall_functions(kind):
     """map_update_elem, map_lookup_elem and map_lookup_and_delete_elem push, peek and pop."""
     fd = syscall.map_create(kind.map_types[0], "direct", 0, 4, 2)
     syscall.map_update_elem(fd, None, one(1), BPF_ANY)
-    assert syscall.map_lookup_elem(fd, None, 4) == one(1)
-    assert syscall.map_lookup_and_delete_elem(fd, None, 4) == one(1)
+    assert syscall.map_lookup_elem(fd, None) == one(1)
+    assert syscall.map_lookup_and_delete_elem(fd, None) == one(1)
     with pytest.raises(Empty, match="'direct' is empty"):
-        syscall.map_lookup_elem(fd, None, 4)
+        syscall.map_lookup_elem(fd, None)
     with pytest.raises(Empty):
-        syscall.map_lookup_and_delete_elem(fd, None, 4)
+        syscall.map_lookup_and_delete_elem(fd, None)
     for number in (1, 2):
         syscall.map_update_elem(fd, None, one(number))
     with pytest.raises(Full, match=r"'direct' is full \(2 entries\)"):
@@ -484,27 +494,22 @@ def test_syscall_functions(kind):
 def test_syscall_functions_compare_sizes_with_the_kernels(empty, size):
     """A size that is not the map's is refused: the kernel would write past a shorter buffer."""
     fd = empty.fileno()
-    for call in (
-        lambda: syscall.map_update_elem(fd, None, bytes(size)),
-        lambda: syscall.map_lookup_elem(fd, None, size),
-        lambda: syscall.map_lookup_and_delete_elem(fd, None, size),
-    ):
-        with pytest.raises(ValueError, match=f"{size} bytes, and .* has value_size 4"):
-            call()
+    with pytest.raises(ValueError, match=f"the value has {size} bytes, and .* wants 4"):
+        syscall.map_update_elem(fd, None, bytes(size))
 
 
 @pytest.mark.real_kernel(reason="other map types")
 def test_syscall_functions_on_what_is_no_queue():
-    """Other maps are a TypeError, other descriptors a BpfError, before any element is asked for."""
+    """A map with keys wants one, and other descriptors are a BpfError, before any element is asked for."""
     fd = syscall.map_create(MapType.BPF_MAP_TYPE_ARRAY, "", 4, 4, 4)
-    with pytest.raises(TypeError, match="neither a queue nor a stack"):
-        syscall.map_lookup_elem(fd, None, 4)
+    with pytest.raises(ValueError, match="has keys of 4 bytes"):
+        syscall.map_lookup_elem(fd, None)
     os.close(fd)
     with open(os.devnull) as file, pytest.raises(BpfError, match="no BPF object") as caught:
-        syscall.map_lookup_elem(file.fileno(), None, 4)
+        syscall.map_lookup_elem(file.fileno(), None)
     assert caught.value.errno == errno.EINVAL
     with pytest.raises(BpfError, match="not open") as caught:
-        syscall.map_lookup_elem(4095, None, 4)
+        syscall.map_lookup_elem(4095, None)
     assert caught.value.errno in (errno.EBADF, errno.EBADFD)
 
 
@@ -512,13 +517,13 @@ def test_syscall_functions_on_what_is_no_queue():
 def test_descriptors_are_checked(no_calls, fd, error):
     """What can't be a descriptor is refused before the call."""
     with pytest.raises(error, match="descriptor"):
-        syscall.map_lookup_elem(fd, None, 4)
+        syscall.map_lookup_elem(fd, None)
     with pytest.raises(error, match="descriptor"):
         Stack.from_fd(fd)
 
 
 def test_sizes_of_the_attrs(sent, empty):
-    """Each command sends the bytes that the ABI gives it."""
+    """The element calls, which fill their attr in C, send their own struct, all others the whole union."""
     sent.clear()
     empty.push(one(1))
     empty.peek()
@@ -530,6 +535,6 @@ def test_sizes_of_the_attrs(sent, empty):
         (PUSH, 32),
         (PEEK, 32),
         (POP, 32),
-        (Cmd.BPF_OBJ_GET_INFO_BY_FD, 16),
-        *([(Cmd.BPF_MAP_FREEZE, 4)] if kernel_version() >= (5, 2) else []),
+        (Cmd.BPF_OBJ_GET_INFO_BY_FD, 168),
+        *([(Cmd.BPF_MAP_FREEZE, 168)] if kernel_version() >= (5, 2) else []),
     ]

@@ -10,7 +10,7 @@ import pytest
 from rawbpf import Cmd, NotPermitted, Queue
 from rawbpf.abi import door
 from rawbpf.syscall import memlock
-from rawbpf.syscall.permission import Capability, kernel_version
+from rawbpf.syscall.proc import Capability, kernel_version
 
 KIB = 1024
 ALL = set(Capability)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rawbpf import Cmd, Queue
-from rawbpf.syscall import permission
-from rawbpf.syscall.permission import Capability, kernel_version
+from rawbpf.syscall import permission, proc
+from rawbpf.syscall.proc import Capability, kernel_version
 
 NEEDED = "CAP_BPF" if kernel_version() >= (5, 8) else "CAP_SYS_ADMIN"
 
@@ -36,17 +36,17 @@ def test_kernel_version(monkeypatch, release, version):
 
 def test_fields_of_proc():
     """A file of `name: value` lines is read as such, one that is not there as empty."""
-    assert permission.proc_fields("/proc/self/status")["Pid"] == str(os.getpid())
-    assert permission.proc_fields("/proc/self/no-such-file") == {}
+    assert proc.proc_fields("/proc/self/status")["Pid"] == str(os.getpid())
+    assert proc.proc_fields("/proc/self/no-such-file") == {}
 
 
 def test_capabilities_are_those_of_proc(monkeypatch):
     """CapEff is a mask in hexadecimal; without /proc nothing is known."""
-    monkeypatch.setattr(permission, "proc_fields", lambda path: {"CapEff": f"{1 << Capability.CAP_BPF:016x}"})
-    assert permission.has_capability(Capability.CAP_BPF) is True
-    assert permission.has_capability(Capability.CAP_SYS_ADMIN) is False
-    monkeypatch.setattr(permission, "proc_fields", lambda path: {})
-    assert permission.has_capability(Capability.CAP_BPF) is None
+    monkeypatch.setattr(proc, "proc_fields", lambda path: {"CapEff": f"{1 << Capability.CAP_BPF:016x}"})
+    assert proc.has_capability(Capability.CAP_BPF) is True
+    assert proc.has_capability(Capability.CAP_SYS_ADMIN) is False
+    monkeypatch.setattr(proc, "proc_fields", lambda path: {})
+    assert proc.has_capability(Capability.CAP_BPF) is None
 
 
 CREATE, IDS, PUSH = Cmd.BPF_MAP_CREATE, Cmd.BPF_MAP_GET_NEXT_ID, Cmd.BPF_MAP_UPDATE_ELEM
@@ -198,10 +198,10 @@ def test_access_and_freezing_are_read_from_the_kernel(bpf_folder):
         m.pin(f"{bpf_folder}/m")
         for access in ("rw", "r", "w"):
             with Queue.open(f"{bpf_folder}/m", access=access) as again:
-                assert permission.access_of(again.fileno()) == access
-        assert permission.is_frozen(m.fileno()) is False
+                assert proc.access_of(again.fileno()) == access
+        assert proc.is_frozen(m.fileno()) is False
         m.freeze()
-        assert permission.is_frozen(m.fileno()) is True
+        assert proc.is_frozen(m.fileno()) is True
 
 
 @pytest.mark.parametrize("kernel", [(5, 10), (6, 4)])

@@ -21,7 +21,7 @@ import rawbpf
 from rawbpf import BTF, NotFound, Queue, Stack, open_map, syscall
 from rawbpf.abi import Cmd, constants, door
 from rawbpf.btf.reader import VMLINUX, Btf, Kind
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from rawbpf.values.btf_codec import BtfCodec
 from rawbpf.values.codecs import codec_for
 from rawbpf.values.map_btf import codec_of, described
@@ -207,7 +207,7 @@ class TestTypedMaps:
         del sent[:]
         fds = os.listdir("/proc/self/fd")
         with kind(Event, 4, btf=True):
-            assert sent[:2] == [(Cmd.BPF_BTF_LOAD, 28), (Cmd.BPF_MAP_CREATE, 60)]
+            assert sent[:2] == [(Cmd.BPF_BTF_LOAD, 168), (Cmd.BPF_MAP_CREATE, 168)]
             assert len(os.listdir("/proc/self/fd")) == len(fds) + 1
 
     def test_a_creation_that_fails_leaves_nothing(self, kind):
@@ -350,7 +350,11 @@ class Own:
         (Named, ValueError, "'größe' is no name in C"),
         (ctypes.c_longdouble, ValueError, "no type for the code 'g'"),
         (Own(), TypeError, "nothing is known of the values of"),
-        ("70000b", ValueError, "too many members"),
+        ("70000b", ValueError, "more than 65535 fields"),
+        ("99999999999999b", ValueError, "value_size must be from 1 to 4294967295, not 99999999999999"),
+        ("99999999999999s", ValueError, "value_size must be from 1 to 4294967295, not 99999999999999"),
+        (2**32, ValueError, "value_size must be from 1 to 4294967295, not 4294967296"),
+        (2**64, ValueError, "value_size must be from 1 to 4294967295, not 18446744073709551616"),
         ("=Id", ValueError, "member 'f1' of 'the values', a double, is at byte 4, and BTF wants it aligned"),
         (Packed, ValueError, "member 'ratio' of 'Packed', a float, is at byte 1"),
     ],
