@@ -498,6 +498,8 @@ void ring_fence(void)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+/* The second door. */
+
 int perf_event_open(struct perf_event_attr *attr, int32_t pid, int32_t cpu, int32_t group_fd, uint64_t flags,
                     int32_t *made)
 {

@@ -40,8 +40,8 @@ _NR_BPF, _NR_PERF_EVENT_OPEN = (
 
 # bpf.h declares it with the arguments of bpf(2): on no Linux does it matter that libc's takes any.
 _syscall = ffi.dlopen(None).syscall
-_perf_event_open: Any = ffi.cast("long (*)(long, struct perf_event_attr *, int, int, int, unsigned long)", _syscall)
 _fcntl: Callable[[int, int, int], int] = fcntl.fcntl
+_perf_event_open: Any = ffi.cast("long (*)(long, struct perf_event_attr *, int, int, int, unsigned long)", _syscall)
 
 BPF_LOG_SIZE: int = ffi.integer_const("BPF_LOG_SIZE")
 BATCH_FREE, BATCH_TAKEN, BATCH_HELD = range(3)
@@ -600,6 +600,9 @@ def ring_scan(
 
 def ring_fence() -> None:
     """Where reads are seen in order, a write is not seen before them."""
+
+
+# The second door
 
 
 def perf_event_open(attr: "CData", pid: int, cpu: int, group_fd: int, flags: int, made: "CData") -> int:
