@@ -243,6 +243,14 @@ class TestDefaults:
             assert loaded.variables["table"] == (5, 6, 7)
             assert len(loaded.maps["values"].pop_many(9)) == 1
 
+    def test_legacy_maps_by_name(self, tmp_path: Path) -> None:
+        """A definition in SEC("maps/...") is refused with what to write instead where a program uses it, and only then,
+        as with libbpf."""
+        text = 'struct { int type; } old SEC("maps/old") = { 1 }; SEC("socket") int any(void *c) { return %s; }'
+        load_text(tmp_path, text % "3").close()
+        with pytest.raises(ObjectFileError, match=r"refers to section 'maps/old': .* write instead: struct"):
+            load_text(tmp_path, text % "bpf_map_lookup_elem(&old, c) != 0")
+
     def test_without_types(self, tmp_path: Path) -> None:
         """A file without BTF loads if it has no maps, as with libbpf."""
         needs_clang()
