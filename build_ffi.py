@@ -40,11 +40,8 @@ INCLUDES = """
 """
 
 # cffi makes this function: it calls the Python function of the same name. Only cffi's dialect has the word.
-HOOK = 'extern "Python" int bpf_hook(int cmd, void *attr, uint32_t size);'
-HOOK_IN_C = "static int bpf_hook(int cmd, void *attr, uint32_t size);"
-
-# The only function that ABI mode asks of libc.
-SYSCALL = "long syscall(long number, int cmd, void *attr, uint32_t size, void *common, uint32_t size_common);"
+HOOK = 'extern "Python" void bpf_hook(int cmd, void *attr, uint32_t size, int32_t *result);'
+HOOK_IN_C = "static void bpf_hook(int cmd, void *attr, uint32_t size, int32_t *result);"
 
 NOT_COMPILED = """
 ******************************************************************************
@@ -86,8 +83,7 @@ def ffibuilder() -> FFI:
 
 
 def abi_module() -> FFI:
-    ffi = FFI()
-    ffi.cdef((ABI / "bpf.h").read_text() + SYSCALL)
+    ffi: FFI = runpy.run_path(str(ABI / "source_tree.py"))["ffi"]
     ffi.set_source("rawbpf.abi._cdef", None)
     return ffi
 

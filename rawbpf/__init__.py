@@ -10,15 +10,18 @@
         s.push((7, 80), BPF_EXIST)                  # full: the oldest goes
         s.pop(default=None)                         # no exception on empty
 
-Queue, Stack, open_map() and maps() are what most programs need. rawbpf.syscall has one function per bpf(2) command;
-bpf() is the bare call. trace() prints every call, explain() draws what it sends, simulate() answers without a kernel.
+Queue, Stack, open_map() and list_maps() are what most programs need. rawbpf.syscall has one function per bpf(2)
+command; bpf() is the bare call. trace() prints every call, explain() draws what it sends, simulate() answers without a
+kernel.
 """
 
 import os
 from typing import TYPE_CHECKING, Any
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
-from rawbpf.maps.queue_stack import Map, Queue, Stack, maps, open_map
+from rawbpf.maps.listing import list_maps
+from rawbpf.maps.map import Map
+from rawbpf.maps.queue_stack import Queue, Stack, open_map
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
 from rawbpf.syscall.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, Unsupported
 from rawbpf.syscall.memlock import set_memlock_rlimit
@@ -72,7 +75,7 @@ __all__ = [
     "bpf_attr",
     "diagnose",
     "explain",
-    "maps",
+    "list_maps",
     "open_map",
     "pointer",
     "recv_map",

@@ -598,10 +598,10 @@ int bpf(int cmd, void *attr, uint32_t size);
 #define BPF_LOG_SIZE 512
 char *bpf_log(void);
 
-/* With bpf_hooked set, bpf() asks the Python function bpf_hook(cmd, attr, size)
- * instead. The system call itself is bpf_syscall(), for whoever stands there.
- * A simulated kernel answers through bpf_answer(), which returns its argument:
- * both note the answer, so that it holds if the hook raises afterwards. */
+/* With bpf_hooked set, bpf() asks the Python function bpf_hook() instead. The
+ * system call itself is bpf_syscall(), for whoever stands there. A simulated
+ * kernel answers through bpf_answer(), which returns its argument: both note
+ * the answer, so that it holds if the hook raises afterwards. */
 extern int bpf_hooked;
 int bpf_syscall(int cmd, void *attr, uint32_t size);
 int bpf_answer(int result);
@@ -612,35 +612,123 @@ int bpf_answer(int result);
  * sees the return value learns from it what to close. */
 int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made);
 
-/* A map's descriptor, and how many element calls are under way with it. The
- * kernel writes as many bytes as the descriptor's map has in a value. If one
- * thread closed it while another's call has not reached the kernel yet, its
- * number might by then be a map of larger values: so map_retire() comes before
- * close(). It makes further calls EBADF and waits for those under way, which
- * takes microseconds: no element call ever blocks. Calls that pass a hook are
- * not counted, for a hook may do anything, also close the map. */
+/* A map's descriptor, and how many calls are under way with it or with another
+ * descriptor that is closed together with it. The kernel writes as many bytes as
+ * the descriptor's map has in a value. If one thread closed it while another's
+ * call has not reached the kernel yet, its number might by then be a map of
+ * larger values: so map_retire() comes before close(). It makes further calls
+ * MAP_CLOSED and waits for those under way, which takes microseconds: none of
+ * them blocks. Calls that pass a hook are not counted, for a hook may do
+ * anything, also close the map. */
 struct map {
-    int32_t fd;
-    int32_t calls;
+    int32_t  fd;
+    int32_t  calls;
+    uint32_t value_size;
+    uint32_t held;                          /* batches that are HELD */
+    uint64_t taken;                         /* elements taken so far */
 };
 
 void map_retire(struct map *map);
 
-/* The calls that a program makes a million times. They fill the attr on the C
- * stack, because filling it from Python costs as much as the call. */
-int map_update_elem(struct map *map, void *value, uint64_t flags);
+/* A new descriptor of the map, which nobody else closes; *made as in bpf_open(). */
+int map_dup(struct map *map, int32_t *made);
 
-/* Where a peek or a pop finds its map and leaves the element. One argument is
- * what Python passes fastest. `value` has the map's value_size bytes. `taken`
- * is 1 after a pop that took an element: Python code which is interrupted
- * (Ctrl-C) before it sees the return value, or whose hook at the door is,
- * learns from it that it owns one. */
-struct element {
-    struct map *map;
-    int32_t     taken;
-    int32_t     :32;
-    char        value[];
+/* As bpf(), counted: for programs that are closed together with the map. */
+int map_bpf(struct map *map, int cmd, void *attr, uint32_t size);
+
+/* Push and peek. They fill the attr on the C stack, because filling it from
+ * Python costs as much as the call. */
+int map_update_elem(struct map *map, void *value, uint64_t flags);
+int map_lookup_elem(struct map *map, void *value);
+
+/* Pushes `count` elements, a system call each. Returns how many were pushed, and
+ * above bit 32 the positive errno that ended it early, or 0. */
+int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags);
+
+/* Elements that were taken out of the kernel and not handed over to a caller
+ * yet. Whatever is taken is counted here before Python can be interrupted, and
+ * stays here until one store, `state = BATCH_FREE`, says that the caller has it
+ * (or, one by one, `first = ...`). Nothing that is raised in between can lose
+ * an element or hand it out twice.
+ *
+ * BATCH_FREE:  empty, for the next call that wants one.
+ * BATCH_TAKEN: in the hands of one call, of the thread `owner`.
+ * BATCH_HELD:  the call that had it ended with an exception: what is in it comes
+ *              first in the next call.
+ *
+ * The elements `first` to `count` - 1 of `data` are those that are left; element
+ * 0 was the map's `number`th. Behind them come those of the scratch, if the
+ * batch has borrowed it. */
+enum { BATCH_FREE, BATCH_TAKEN, BATCH_HELD };
+
+struct batch {
+    struct map     *map;
+    char           *data;
+    struct scratch *scratch;
+    uint64_t        owner;
+    uint64_t        number;
+    uint32_t        first;
+    uint32_t        count;
+    uint32_t        capacity;
+    int32_t         state;
 };
 
-int map_lookup_elem(struct element *element);
-int map_lookup_and_delete_elem(struct element *element);
+/* Makes a FREE batch one that this call has, and empty. 0 if it is not FREE. */
+int batch_begin(struct batch *batch);
+
+/* Begins, and takes one element. 0, BATCH_IN_USE, or bpf(2)'s negative errno:
+ * then the batch is FREE again. */
+int map_lookup_and_delete_elem(struct batch *batch);
+
+/* Takes up to `want` elements, a system call each, behind those that the batch
+ * has. 0, or the negative errno that ended it. */
+int batch_pop(struct batch *batch, uint32_t want);
+
+/* The end of a call that did not hand over: what is left in these two, which
+ * may be the same, is HELD from now on. */
+void batch_hold(struct batch *batch, struct batch *other);
+
+/* As batch_hold(), for a caller that does not know whether it got the batch:
+ * does nothing to one that is FREE or that another thread has. */
+void batch_keep(struct batch *batch);
+
+/* How many elements are left in it, those in the scratch included. */
+uint32_t batch_left(struct batch *batch);
+
+/* Moves up to `most` elements of a batch that is HELD, or that this call has,
+ * behind those of another that this call has. Returns how many; 0 also if
+ * another call has the source. */
+uint32_t batch_move(struct batch *to, struct batch *from, uint32_t most);
+
+/* Moves what is in the scratch behind the batch's own elements, and gives the
+ * scratch back if there was room for all. */
+void batch_absorb(struct batch *batch);
+
+/* Memory that is shared with two BPF programs in the kernel (bulk.py), which
+ * move many elements in one call: `words` and behind them room for `capacity`
+ * elements. `batch` describes those that were popped; `borrower` is the batch
+ * that has the scratch, as long as that has not become FREE. */
+struct scratch {
+    struct batch  batch;
+    struct batch *borrower;
+    int32_t       busy;
+    uint32_t      attr_size;
+    uint32_t     *words;
+    void         *pop_attr;
+    void         *push_attr;
+};
+
+/* The words, by their index: how many elements were popped, how many pushed,
+ * how many to move, what the helper answered when it ended early, and a push's
+ * flags (64 bits). */
+enum { SCRATCH_POPPED, SCRATCH_PUSHED, SCRATCH_LIMIT, SCRATCH_WHY, SCRATCH_FLAGS };
+
+/* Pops up to `want` elements into the scratch, which the batch borrows if it has
+ * not yet. Returns the positive errno that ended it early, or 0; BATCH_IN_USE
+ * if another call has the scratch, or the negative errno of a run that did not
+ * take place. */
+int batch_pop_many(struct batch *batch, struct scratch *scratch, uint32_t want);
+
+/* Pushes `count` elements through the scratch. Returns what map_push() does, or
+ * BATCH_IN_USE or a negative errno as above. */
+int64_t map_push_many(struct scratch *scratch, void *values, uint32_t count, uint64_t flags);

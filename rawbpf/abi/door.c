@@ -6,8 +6,16 @@
  * nothing and answers EBUSY. */
 enum { BUSY_TRIES = 10 };
 
-/* bpf(2) never answers EINTR, so it can stand for "the hook raised". */
-enum { HOOK_RAISED = -EINTR, NO_ANSWER = INT32_MIN };
+/* What bpf(2) itself never answers, and so can have another meaning: the hook
+ * raised; the hook is a function of another interpreter in this process, which
+ * can't be called from here; the map was closed; another call has the batch. */
+enum {
+    HOOK_RAISED = -EINTR,
+    HOOK_ELSEWHERE = -EUNATCH,
+    MAP_CLOSED = -ESHUTDOWN,
+    BATCH_IN_USE = -EALREADY,
+    NO_ANSWER = INT32_MIN,
+};
 
 int bpf_hooked;
 
@@ -67,7 +75,8 @@ static int ask_hook(int cmd, void *attr, uint32_t size)
     int result;
 
     answer = NO_ANSWER;
-    result = bpf_hook(cmd, attr, size);
+    result = HOOK_ELSEWHERE; /* cffi calls nothing, and says nothing, where it has no such function */
+    bpf_hook(cmd, attr, size, &result);
     last_answer = answer;
     answer = outer;
     /* Whatever bpf(2) answers above 0 is a descriptor, but for one command. */
@@ -108,6 +117,46 @@ void map_retire(struct map *map)
         usleep(50);
 }
 
+/* A call with a descriptor of the map's own, counted. It is counted before the
+ * descriptor is read, as map_retire() does it the other way round: one of the
+ * two sees the other. */
+static inline int begin_call(struct map *map, int counted)
+{
+    __atomic_fetch_add(&map->calls, counted, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&map->fd, __ATOMIC_SEQ_CST);
+}
+
+static inline void end_call(struct map *map, int counted)
+{
+    __atomic_fetch_sub(&map->calls, counted, __ATOMIC_SEQ_CST);
+}
+
+int map_dup(struct map *map, int32_t *made)
+{
+    int fd = begin_call(map, 1);
+    int result = MAP_CLOSED;
+
+    if (fd >= 0) {
+        result = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        if (result < 0)
+            result = -errno;
+    }
+    end_call(map, 1);
+    *made = result;
+    return result;
+}
+
+int map_bpf(struct map *map, int cmd, void *attr, uint32_t size)
+{
+    int counted = !bpf_hooked;
+    int result = MAP_CLOSED;
+
+    if (begin_call(map, counted) >= 0)
+        result = counted ? enter_kernel(cmd, attr, size) : bpf(cmd, attr, size);
+    end_call(map, counted);
+    return result;
+}
+
 static int element_command(int cmd, struct map *map, void *value, uint64_t flags)
 {
     struct {
@@ -116,17 +165,16 @@ static int element_command(int cmd, struct map *map, void *value, uint64_t flags
         uint64_t key, value, flags;
     } attr = {0, 0, 0, (uintptr_t)value, flags};
     int counted = !bpf_hooked;
+    int fd = begin_call(map, counted);
     int tries = BUSY_TRIES;
-    int result;
+    int result = MAP_CLOSED;
 
-    /* Counted before the descriptor is read, as map_retire() does it the other
-     * way round: one of the two sees the other. */
-    __atomic_fetch_add(&map->calls, counted, __ATOMIC_SEQ_CST);
-    attr.map_fd = __atomic_load_n(&map->fd, __ATOMIC_SEQ_CST);
-    do
-        result = counted ? enter_kernel(cmd, &attr, sizeof(attr)) : bpf(cmd, &attr, sizeof(attr));
-    while (result == -EBUSY && --tries);
-    __atomic_fetch_sub(&map->calls, counted, __ATOMIC_SEQ_CST);
+    attr.map_fd = fd;
+    if (__builtin_expect(fd >= 0, 1))
+        do
+            result = counted ? enter_kernel(cmd, &attr, sizeof(attr)) : bpf(cmd, &attr, sizeof(attr));
+        while (result == -EBUSY && --tries);
+    end_call(map, counted);
     return result;
 }
 
@@ -135,15 +183,251 @@ int map_update_elem(struct map *map, void *value, uint64_t flags)
     return element_command(2 /* BPF_MAP_UPDATE_ELEM */, map, value, flags);
 }
 
-int map_lookup_elem(struct element *element)
+int map_lookup_elem(struct map *map, void *value)
 {
-    return element_command(1 /* BPF_MAP_LOOKUP_ELEM */, element->map, element->value, 0);
+    return element_command(1 /* BPF_MAP_LOOKUP_ELEM */, map, value, 0);
 }
 
-int map_lookup_and_delete_elem(struct element *element)
+static int64_t pushed_and_why(uint32_t pushed, int why)
 {
-    int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, element->map, element->value, 0);
+    return (int64_t)why << 32 | pushed;
+}
 
-    element->taken = result == 0 || (result == HOOK_RAISED && last_answer == 0);
+int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags)
+{
+    char *value = values;
+    uint32_t pushed;
+
+    for (pushed = 0; pushed < count; pushed++, value += map->value_size) {
+        int result = map_update_elem(map, value, flags);
+
+        if (result < 0)
+            return pushed_and_why(pushed, -result);
+    }
+    return pushed_and_why(count, 0);
+}
+
+/* Batches. An address in a thread's own memory stands for the thread. */
+
+static __thread char here;
+
+static int claim(struct batch *batch, int32_t state)
+{
+    if (!__atomic_compare_exchange_n(&batch->state, &state, BATCH_TAKEN, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        return 0;
+    batch->owner = (uintptr_t)&here;
+    return 1;
+}
+
+static inline void set_state(struct batch *batch, int32_t state)
+{
+    __atomic_store_n(&batch->state, state, __ATOMIC_SEQ_CST);
+}
+
+int batch_begin(struct batch *batch)
+{
+    if (!claim(batch, BATCH_FREE))
+        return 0;
+    batch->first = batch->count = 0;
+    batch->scratch = NULL;
+    return 1;
+}
+
+/* Counts `count` elements more, which are in their place behind the others. */
+static void add(struct batch *batch, uint32_t count)
+{
+    uint64_t number = __atomic_fetch_add(&batch->map->taken, count, __ATOMIC_SEQ_CST);
+
+    if (batch->count == 0)
+        batch->number = number;
+    batch->count += count;
+}
+
+static int pop_one(struct batch *batch)
+{
+    struct map *map = batch->map;
+    char *value = batch->data + (size_t)batch->count * map->value_size;
+    int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, map, value, 0);
+
+    if (result == 0 || (result == HOOK_RAISED && last_answer == 0))
+        add(batch, 1);
+    return result;
+}
+
+int map_lookup_and_delete_elem(struct batch *batch)
+{
+    int result;
+
+    if (!batch_begin(batch))
+        return BATCH_IN_USE;
+    result = pop_one(batch);
+    if (batch->count == 0)
+        set_state(batch, BATCH_FREE);
+    return result;
+}
+
+int batch_pop(struct batch *batch, uint32_t want)
+{
+    int result = 0;
+
+    while (result == 0 && want-- && batch->count < batch->capacity)
+        result = pop_one(batch);
+    return result;
+}
+
+/* The scratch is the batch's as long as nobody has borrowed it since. */
+static struct batch *borrowed(struct batch *batch)
+{
+    return batch->scratch ? &batch->scratch->batch : NULL;
+}
+
+static uint32_t left(struct batch *batch)
+{
+    return batch->count - batch->first;
+}
+
+uint32_t batch_left(struct batch *batch)
+{
+    struct batch *behind = borrowed(batch);
+
+    return left(batch) + (behind ? left(behind) : 0);
+}
+
+static void hold(struct batch *batch)
+{
+    if (__atomic_load_n(&batch->state, __ATOMIC_SEQ_CST) != BATCH_TAKEN)
+        return;
+    if (batch_left(batch) == 0) {
+        set_state(batch, BATCH_FREE);
+        return;
+    }
+    __atomic_fetch_add(&batch->map->held, 1, __ATOMIC_SEQ_CST);
+    set_state(batch, BATCH_HELD);
+}
+
+void batch_hold(struct batch *batch, struct batch *other)
+{
+    hold(batch);
+    if (other != batch)
+        hold(other);
+}
+
+void batch_keep(struct batch *batch)
+{
+    if (__atomic_load_n(&batch->state, __ATOMIC_SEQ_CST) == BATCH_TAKEN && batch->owner == (uintptr_t)&here)
+        hold(batch);
+}
+
+static uint32_t move(struct batch *to, struct batch *from, uint32_t most)
+{
+    size_t size = to->map->value_size;
+    uint32_t count = left(from);
+
+    if (count > most)
+        count = most;
+    if (count > to->capacity - to->count)
+        count = to->capacity - to->count;
+    if (count == 0)
+        return 0;
+    memcpy(to->data + to->count * size, from->data + from->first * size, count * size);
+    if (to->count == 0)
+        to->number = from->number + from->first;
+    to->count += count;
+    from->first += count;
+    return count;
+}
+
+uint32_t batch_move(struct batch *to, struct batch *from, uint32_t most)
+{
+    struct batch *behind;
+    uint32_t moved;
+
+    if (claim(from, BATCH_HELD))
+        __atomic_fetch_sub(&from->map->held, 1, __ATOMIC_SEQ_CST);
+    else if (__atomic_load_n(&from->state, __ATOMIC_SEQ_CST) != BATCH_TAKEN || from->owner != (uintptr_t)&here)
+        return 0;
+    behind = borrowed(from);
+    moved = move(to, from, most);
+    if (behind && left(from) == 0)
+        moved += move(to, behind, most - moved);
+    hold(from);
+    return moved;
+}
+
+void batch_absorb(struct batch *batch)
+{
+    struct batch *behind = borrowed(batch);
+
+    if (!behind)
+        return;
+    move(batch, behind, UINT32_MAX);
+    if (left(behind) == 0)
+        batch->scratch = NULL;
+}
+
+/* The scratch belongs to the batch that borrowed it last, until that is FREE. */
+static int is_lent(struct scratch *scratch)
+{
+    struct batch *borrower = scratch->borrower;
+
+    return borrower && borrower->scratch == scratch &&
+           __atomic_load_n(&borrower->state, __ATOMIC_SEQ_CST) != BATCH_FREE;
+}
+
+/* Runs one of the two programs, which finds in the words how many elements to
+ * move and leaves there how many it moved, and why not more. */
+static int run(struct scratch *scratch, void *attr, uint32_t want)
+{
+    uint32_t *words = scratch->words;
+    int result;
+
+    words[SCRATCH_POPPED] = words[SCRATCH_PUSHED] = words[SCRATCH_WHY] = 0;
+    words[SCRATCH_LIMIT] = want;
+    result = map_bpf(scratch->batch.map, 10 /* BPF_PROG_TEST_RUN */, attr, scratch->attr_size);
+    return result < 0 ? result : -(int32_t)words[SCRATCH_WHY];
+}
+
+/* How many were moved. Who may open any map can write into this one as well. */
+static uint32_t moved(struct scratch *scratch, int word, uint32_t want)
+{
+    uint32_t count = __atomic_load_n(&scratch->words[word], __ATOMIC_SEQ_CST);
+
+    return count < want ? count : want;
+}
+
+int batch_pop_many(struct batch *batch, struct scratch *scratch, uint32_t want)
+{
+    struct batch *popped = &scratch->batch;
+    int result = BATCH_IN_USE;
+
+    if (__atomic_exchange_n(&scratch->busy, 1, __ATOMIC_SEQ_CST))
+        return result;
+    if (!is_lent(scratch) || (scratch->borrower == batch && left(popped) == 0)) {
+        popped->first = popped->count = 0;
+        scratch->borrower = batch;
+        batch->scratch = scratch;
+        result = run(scratch, scratch->pop_attr, want);
+        add(popped, moved(scratch, SCRATCH_POPPED, want));
+        if (batch->count == 0)
+            batch->number = popped->number;
+    }
+    __atomic_store_n(&scratch->busy, 0, __ATOMIC_SEQ_CST);
+    return result;
+}
+
+int64_t map_push_many(struct scratch *scratch, void *values, uint32_t count, uint64_t flags)
+{
+    int64_t result = BATCH_IN_USE;
+
+    if (__atomic_exchange_n(&scratch->busy, 1, __ATOMIC_SEQ_CST))
+        return result;
+    if (!is_lent(scratch)) {
+        memcpy(scratch->batch.data, values, (size_t)count * scratch->batch.map->value_size);
+        memcpy(scratch->words + SCRATCH_FLAGS, &flags, sizeof(flags));
+        result = run(scratch, scratch->push_attr, count);
+        if (result >= 0)
+            result = pushed_and_why(moved(scratch, SCRATCH_PUSHED, count), result);
+    }
+    __atomic_store_n(&scratch->busy, 0, __ATOMIC_SEQ_CST);
     return result;
 }

@@ -20,18 +20,23 @@ __all__ = [
     "Simulated",
     "ask_kernel",
     "ffi",
+    "forget_calls",
     "lib",
+    "new_batch",
+    "new_map",
+    "new_scratch",
     "raise_hook_failure",
     "set_hook",
     "set_simulated",
 ]
 
 if TYPE_CHECKING:
-    DefExtern = Callable[..., Callable[[Callable[[int, CData, int], int]], Any]]
+    DefExtern = Callable[..., Callable[[Callable[[int, CData, int, CData], None]], Any]]
 
 
-def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern]":
-    """The door's name and why it is that; its ffi and lib; and what makes a Python function the hook.
+def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern, Any]":
+    """cffi's mode and why it is that; its ffi and lib; what makes a Python function the hook; and the module with
+    new_map() and its like.
 
     "api" is the extension, compiled from bpf.h and door.c; "abi" does the same in Python, where it is not to be had.
     """
@@ -41,21 +46,32 @@ def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern]":
     if wanted != "abi":
         try:
             from rawbpf.abi._native import ffi, lib
-
-            return "api", why if wanted else "it is installed", ffi, lib, ffi.def_extern
         except ImportError as error:
             if wanted == "api":
                 raise
             why = str(error)
+        else:
+            from rawbpf.abi import batches
+
+            return "api", why if wanted else "it is installed", ffi, lib, ffi.def_extern, batches
     from rawbpf.abi import python_door
 
-    return "abi", why, python_door.ffi, python_door, python_door.def_extern
+    twin: Any = python_door
+    return "abi", why, python_door.ffi, twin, python_door.def_extern, twin
 
 
-FFI_MODE, FFI_MODE_REASON, ffi, lib, _def_extern = _choose(os.environ.get("RAWBPF_FFI", ""))
+FFI_MODE, FFI_MODE_REASON, ffi, lib, _def_extern, _made = _choose(os.environ.get("RAWBPF_FFI", ""))
+new_map: "Callable[[int, int], CData]" = _made.new_map
+new_batch: "Callable[[CData, int], tuple[CData, memoryview]]" = _made.new_batch
+new_scratch: "Callable[..., CData]" = _made.new_scratch
+forget_calls: "Callable[[CData], None]" = _made.forget_calls
 
-# bpf(2) never answers EINTR, so it can stand for "the hook raised".
+# What bpf(2) itself never answers, and so can have another meaning: the hook raised; the hook is a function of another
+# interpreter in this process, which can't be called from here; the map was closed; another call has the batch.
 HOOK_RAISED = -errno.EINTR
+HOOK_ELSEWHERE = -errno.EUNATCH
+MAP_CLOSED = -errno.ESHUTDOWN
+BATCH_IN_USE = -errno.EALREADY
 
 # Called as hook(cmd, attr, size) instead of the system call; answers as the kernel does, 0 or more or a negative
 # errno. It gets the kernel's answer from ask_kernel(), or from the hook that it took the place of.
@@ -107,14 +123,16 @@ def _remember(exception_type: type[BaseException], exception: BaseException, tra
     _failure.exception = exception
 
 
-@_def_extern(error=HOOK_RAISED, onerror=_remember)
-def bpf_hook(cmd: int, attr: "CData", size: int) -> int:
+@_def_extern(onerror=_remember)
+def bpf_hook(cmd: int, attr: "CData", size: int, result: "CData") -> None:
     """What bpf() calls while bpf_hooked is set. Another thread may just have taken the hook away."""
-    return (_hook or ask_kernel)(cmd, attr, size)
+    result[0] = HOOK_RAISED
+    result[0] = (_hook or ask_kernel)(cmd, attr, size)
 
 
-def raise_hook_failure() -> None:
-    """Raises what this thread's hook raised during the last call, if it did; called on every failed call.
+def raise_hook_failure(result: int = 0) -> None:
+    """Raises what this thread's hook raised during the last call, if that is what its negative `result` means; called
+    on every failed call.
 
     As with any exception from a signal handler, the call may have been made nevertheless.
     """
@@ -122,3 +140,7 @@ def raise_hook_failure() -> None:
     if exception is not None:
         _failure.exception = None
         raise exception
+    if result == HOOK_ELSEWHERE:
+        raise RuntimeError(
+            "trace() or simulate() is at work in another interpreter of this process, and can't be asked from this one"
+        )

@@ -2,94 +2,70 @@
 
 door.py takes it if the extension is not there, or RAWBPF_FFI=abi asks for it. The functions are those at the end of
 bpf.h, and say there what they do; `ffi` reads the same text. Nothing checks the layout here when it is compiled, so the
-tests do. It is slower, as filling an attr from Python costs more than the call.
+tests do. It is slower, as filling an attr from Python costs more than the call. Threads that share a map count on the
+GIL here: claiming a batch takes two steps.
 
-What C does between two instructions takes many steps of Python here, and a signal handler may raise between any two
-of them (see many.py for where). So an answer is noted, in a list that the caller gives, before a handler can run.
+An exception may come between any two steps of Python: from a signal handler, a trace function, a failing allocation.
+What the kernel answered must be noted nevertheless. So the system call and the notes on its answer are one chain of
+functions written in C, which any() runs: the interpreter does not get its turn in between.
 """
 
 import errno
 import fcntl
 import os
-import re
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
+from itertools import chain
+from operator import getitem, setitem
 from typing import TYPE_CHECKING, Any
 
-from rawbpf.abi import BPF_COMMON_ATTRS, Cmd
-from rawbpf.abi._cdef import ffi
+from rawbpf.abi.constants import BPF_COMMON_ATTRS, Cmd
+from rawbpf.abi.syscall_number import syscall_number
 
 if TYPE_CHECKING:
+    from rawbpf.abi._cdef import ffi as ffi
     from rawbpf.abi._native import CData
-
-__all__ = [
-    "BPF_LOG_SIZE",
-    "bpf",
-    "bpf_answer",
-    "bpf_hooked",
-    "bpf_log",
-    "bpf_open",
-    "bpf_syscall",
-    "def_extern",
-    "ffi",
-    "map_lookup_and_delete_elem",
-    "map_lookup_elem",
-    "map_retire",
-    "map_update_elem",
-    "syscall_number",
-]
-
-# The number of bpf(2) on each family of machines, by the size of a pointer in bytes: a 32-bit Python on an x86-64 is an
-# i386. The two 32-bit ABIs of a mips64 have two numbers, and nothing here tells which of them it is.
-_NUMBERS = (
-    (r"x86_64|i[3-6]86", {8: 321, 4: 357}),
-    (r"aarch64.*|arm.*", {8: 280, 4: 386}),
-    (r"riscv.*|loongarch.*", {8: 280, 4: 280}),
-    (r"ppc.*", {8: 361, 4: 361}),
-    (r"s390.*", {8: 351, 4: 351}),
-    (r"sparc.*", {8: 349, 4: 349}),
-    (r"mips64", {8: 5315}),
-    (r"mips", {4: 4355}),
-)
-
-
-def syscall_number(machine: str, pointer_size: int) -> int | None:
-    """The number of bpf(2) on a machine, as uname(2) names it, for programs with pointers of so many bytes; or None."""
-    for pattern, numbers in _NUMBERS:
-        if re.fullmatch(pattern, machine):
-            return numbers.get(pointer_size)
-    return None
-
+else:
+    try:
+        from rawbpf.abi._cdef import ffi
+    except ImportError:
+        # A source folder in which nothing was built.
+        from rawbpf.abi.source_tree import ffi
 
 _NR_BPF = syscall_number(os.uname().machine, ffi.sizeof("void *"))
 
 # bpf.h declares it with the arguments of bpf(2): on no Linux does it matter that libc's takes any.
 _syscall = ffi.dlopen(None).syscall
-_errno: "partial[int]" = partial(getattr, ffi, "errno")
-_called: Callable[["partial[Any]"], Any] = partial.__call__
+_fcntl: Any = fcntl.fcntl
 
 BPF_LOG_SIZE: int = ffi.integer_const("BPF_LOG_SIZE")
+BATCH_FREE, BATCH_TAKEN, BATCH_HELD = range(3)
+SCRATCH_POPPED, SCRATCH_PUSHED, SCRATCH_LIMIT, SCRATCH_WHY, SCRATCH_FLAGS = range(5)
 
 _BUSY_TRIES = 10
 _ATTR_SIZE = 32
 _U32 = 0xFFFFFFFF
+_CLOSED = _U32  # no descriptor: the kernel answers EBADF
 _STDERR = 2
+
+_HOOK_ELSEWHERE, _MAP_CLOSED, _BATCH_IN_USE = -errno.EUNATCH, -errno.ESHUTDOWN, -errno.EALREADY
+_UNANSWERED = 1 << 31  # no errno, and no answer of bpf(2)
 
 # Plain ints, for the calls that are made most.
 _LOOKUP, _UPDATE = int(Cmd.BPF_MAP_LOOKUP_ELEM), int(Cmd.BPF_MAP_UPDATE_ELEM)
-_LOOKUP_AND_DELETE = int(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM)
+_LOOKUP_AND_DELETE, _TEST_RUN = int(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM), int(Cmd.BPF_PROG_TEST_RUN)
 
 bpf_hooked: int = False
-_hook: Callable[[int, "CData", int], int]
+_hook: Callable[[int, "CData", int, "CData"], None]
 
 
 class _Thread(threading.local):
-    """Each thread's own: the answers to the call that its hook is busy with, of which the first one counts; and what
-    the kernel says in words, with struct bpf_common_attr, which says where."""
+    """Each thread's own: the answer to the call that its hook is busy with; and what the kernel says in words, with
+    struct bpf_common_attr, which says where."""
 
-    answers: list[int] | None = None
+    answer: "list[int] | None" = None
 
     def __init__(self) -> None:
         self.words = ffi.new("char[]", BPF_LOG_SIZE)
@@ -101,7 +77,7 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def def_extern(**_: object) -> Callable[[Any], Any]:
+def def_extern(**options: Any) -> Callable[[Any], Any]:
     """As in API mode, takes the Python function bpf_hook; but what it raises is raised by bpf() itself."""
 
     def take(function: Any) -> Any:
@@ -112,65 +88,56 @@ def def_extern(**_: object) -> Callable[[Any], Any]:
     return take
 
 
-def _entering(cmd: int, attr: "CData", size: int) -> Iterator[int]:
-    """The system call and then its errno, made when they are unpacked: no handler can run in between."""
+def _entering(cmd: int, attr: "CData", size: int) -> "map[Any]":
+    """The system call, made when the iterator is asked for its answer."""
     if _NR_BPF is None:
         where = f"{os.uname().machine}, with pointers of {ffi.sizeof('void *')} bytes"
         help_ = "install it where there is a C compiler, which knows"
         raise OSError(errno.ENOSYS, f"rawbpf does not know the number of bpf(2) on {where}: {help_}")
     # The kernel looks at the last two only if the command has BPF_COMMON_ATTRS.
     common, length = (_thread.common, 24) if cmd & BPF_COMMON_ATTRS else (ffi.NULL, 0)
-    return map(_called, (partial(_syscall, _NR_BPF, cmd, attr, size, common, length), _errno))
+    return map(_syscall, (_NR_BPF,), (cmd,), (attr,), (size,), (common,), (length,))
 
 
-def _enter_kernel(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
-    # From the unpacking to the change of `answers` there is no call, so no handler runs.
-    result, error = _entering(cmd, attr, size)
-    if result < 0:
-        result = -error
-    answers += (result,)
-    return result
+def _noting_errno(answer: list[int]) -> "map[None]":
+    return map(setitem, (answer,), (1,), map(getattr, (ffi,), ("errno",)))
 
 
-def _enter_with_map(cmd: int, m: "CData", attr: "CData", answers: list[int]) -> int:
-    """As _enter_kernel(), counted. A handler that closes the map waits for calls to end: none may run meanwhile."""
-    entering = _entering(cmd, attr, _ATTR_SIZE)
-    m.calls += 1
-    attr.map_fd = m.fd & _U32
-    result, error = entering
-    m.calls -= 1
-    if result < 0:
-        result = -error
-    answers += (result,)
-    return result
+def _result(answer: list[int]) -> int:
+    """What the kernel said: libc has put its errno apart."""
+    return answer[0] if answer[0] >= 0 else -answer[1]
 
 
-def _ask_hook(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
-    mine: list[int] = []
-    outer, _thread.answers = _thread.answers, mine  # outer: of a call whose hook makes this one
+def _enter_kernel(cmd: int, attr: "CData", size: int, answer: list[int]) -> int:
+    any(chain(map(setitem, (answer,), (0,), _entering(cmd, attr, size)), _noting_errno(answer)))
+    return _result(answer)
+
+
+def _ask_hook(cmd: int, attr: "CData", size: int, answer: list[int]) -> int:
+    outer, _thread.answer = _thread.answer, answer  # outer: of a call whose hook makes this one
+    result = [_HOOK_ELSEWHERE]
     try:
-        result = _hook(cmd, ffi.cast("void *", attr), size)
-        mine[:] = (result,)
-        return result
+        _hook(cmd, ffi.cast("void *", attr), size, result)  # type: ignore[arg-type]
     except BaseException:
         # Whatever bpf(2) answers above 0 is a descriptor, but for one command.
-        if mine and mine[0] > 0 and cmd != Cmd.BPF_PROG_STREAM_READ_BY_FD:
-            made, mine[0] = mine[0], -errno.EINTR
+        made = _result(answer)
+        if made > 0 and answer[0] != _UNANSWERED and cmd != Cmd.BPF_PROG_STREAM_READ_BY_FD:
+            answer[0] = _UNANSWERED
             os.close(made)
         raise
     finally:
-        _thread.answers = outer
-        answers += mine[:1]
+        _thread.answer = outer
+    return result[0]
 
 
-def _bpf(cmd: int, attr: "CData", size: int, answers: list[int]) -> int:
+def _bpf(cmd: int, attr: "CData", size: int, answer: list[int]) -> int:
     if cmd & BPF_COMMON_ATTRS:
         _thread.words[0] = b"\0"
-    return _ask_hook(cmd, attr, size, answers) if bpf_hooked else _enter_kernel(cmd, attr, size, answers)
+    return _ask_hook(cmd, attr, size, answer) if bpf_hooked else _enter_kernel(cmd, attr, size, answer)
 
 
 def bpf(cmd: int, attr: "CData", size: int) -> int:
-    return _bpf(cmd, attr, size, [])
+    return _bpf(cmd, attr, size, [_UNANSWERED, 0])
 
 
 def bpf_log() -> "CData":
@@ -178,69 +145,369 @@ def bpf_log() -> "CData":
 
 
 def bpf_open(cmd: int, attr: "CData", size: int, made: "CData") -> int:
-    answers: list[int] = []
+    answer = [_UNANSWERED, 0]
     try:
-        result = _bpf(cmd, attr, size, answers)
+        result = _bpf(cmd, attr, size, answer)
     finally:
-        if answers:
-            made[0] = answers[-1]
+        if answer[0] != _UNANSWERED:
+            made[0] = _result(answer)
+    made[0] = result
     if 0 <= result <= _STDERR:
-        moving: partial[Any] = partial(fcntl.fcntl, result, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+        moved = [-1]
         try:
-            result, _ = map(_called, (moving, partial(os.close, result)))
+            any(map(setitem, (moved,), (0,), map(_fcntl, (result,), (fcntl.F_DUPFD_CLOEXEC,), (_STDERR + 1,))))
         except OSError as error:
+            moved[0] = -(error.errno or errno.EMFILE)
+        finally:
+            made[0] = moved[0]
             os.close(result)
-            result = -(error.errno or errno.EMFILE)
-        made[0] = result
-    return result
+    return int(made[0])
 
 
 def bpf_syscall(cmd: int, attr: "CData", size: int) -> int:
-    answers = _thread.answers
-    return _enter_kernel(cmd, attr, size, [] if answers is None else answers)
+    answer = _thread.answer
+    return _enter_kernel(cmd, attr, size, [_UNANSWERED, 0] if answer is None else answer)
 
 
 def bpf_answer(result: int) -> int:
-    answers = _thread.answers
-    if answers is not None:
-        answers += (result,)
+    answer = _thread.answer
+    if answer is not None:
+        answer[:] = (result, 0) if result >= 0 else (-1, -result)
     return result
 
 
-def map_retire(m: "CData") -> None:
-    m.fd = -1
-    while m.calls:
+# Maps
+
+
+class Map:
+    """struct map. `calls` has a mark for each call that is under way."""
+
+    __slots__ = ("calls", "fd", "held", "taken", "value_size")
+
+    def __init__(self, fd: int, value_size: int) -> None:
+        self.fd = fd
+        self.value_size = value_size
+        self.calls: list[object] = []
+        self.held = 0
+        self.taken = 0
+
+
+new_map = Map
+
+
+def forget_calls(m: Map) -> None:
+    m.calls.clear()
+
+
+def map_retire(m: Map) -> None:
+    m.fd = _CLOSED
+    # When the interpreter ends, daemon threads stand still wherever they are.
+    while m.calls and not sys.is_finalizing():
         time.sleep(0.00005)
 
 
-def _element_command(cmd: int, m: "CData", value: "CData", flags: int, answers: list[int]) -> int:
+def _counted(m: Map, steps: "Iterable[None]") -> None:
+    """Runs the steps as one, counted as a call that map_retire() waits for."""
+    mark = object()
+    marked, unmarked = map(m.calls.append, (mark,)), map(m.calls.remove, (mark,))
+    try:
+        any(chain(marked, steps, unmarked))
+    except BaseException:
+        if mark in m.calls:
+            m.calls.remove(mark)
+        raise
+
+
+def map_dup(m: Map, made: "CData") -> int:
+    if m.fd == _CLOSED:
+        return _MAP_CLOSED
+    copying = map(_fcntl, map(getattr, (m,), ("fd",)), (fcntl.F_DUPFD_CLOEXEC,), (_STDERR + 1,))
+    try:
+        _counted(m, map(setitem, (made,), (0,), copying))
+    except OSError as error:
+        return -(error.errno or errno.EMFILE)
+    except OverflowError:
+        return _MAP_CLOSED
+    return int(made[0])
+
+
+def map_bpf(m: Map, cmd: int, attr: "CData", size: int) -> int:
+    answer = [_UNANSWERED, 0]
+    if m.fd == _CLOSED:
+        return _MAP_CLOSED
+    if bpf_hooked:
+        return _ask_hook(cmd, attr, size, answer)
+    _counted(m, chain(map(setitem, (answer,), (0,), _entering(cmd, attr, size)), _noting_errno(answer)))
+    return _result(answer)
+
+
+def _element_command(
+    cmd: int, m: Map, value: "CData", flags: int, answer: list[int], note: "Callable[[], Iterable[None]]" = tuple
+) -> int:
+    """A command for an element. note() is what to do in the same step, once the answer is there."""
     attr = ffi.new("union bpf_attr *")
     attr.value = int(ffi.cast("uintptr_t", value))
     attr.flags = flags
-    result = -errno.EBUSY
     for _ in range(_BUSY_TRIES):
         if bpf_hooked:
-            attr.map_fd = m.fd & _U32
-            result = _ask_hook(cmd, attr, _ATTR_SIZE, answers)
+            attr.map_fd = m.fd
+            result = _ask_hook(cmd, attr, _ATTR_SIZE, answer)
         else:
-            result = _enter_with_map(cmd, m, attr, answers)
+            # The descriptor is read after the call was counted, as map_retire() does it the other way round.
+            descriptor = map(setattr, (attr,), ("map_fd",), map(getattr, (m,), ("fd",)))
+            entering = map(setitem, (answer,), (0,), _entering(cmd, attr, _ATTR_SIZE))
+            _counted(m, chain(descriptor, entering, note(), _noting_errno(answer)))
+            result = _result(answer)
         if result != -errno.EBUSY:
             break
+    return _MAP_CLOSED if m.fd == _CLOSED and result == -errno.EBADF else result
+
+
+def map_update_elem(m: Map, value: "bytes | CData", flags: int) -> int:
+    data = ffi.from_buffer("char[]", value) if isinstance(value, bytes) else value
+    return _element_command(_UPDATE, m, data, flags, [_UNANSWERED, 0])
+
+
+def map_lookup_elem(m: Map, value: "CData") -> int:
+    return _element_command(_LOOKUP, m, value, 0, [_UNANSWERED, 0])
+
+
+def map_push(m: Map, values: "bytes | CData", count: int, flags: int) -> int:
+    size = m.value_size
+    data = memoryview(values if isinstance(values, bytes) else ffi.buffer(values, count * size))
+    for pushed in range(count):
+        result = map_update_elem(m, bytes(data[pushed * size : (pushed + 1) * size]), flags)
+        if result < 0:
+            return -result << 32 | pushed
+    return count
+
+
+# Batches
+
+
+class Batch:
+    """struct batch. `data` is the memory of its elements."""
+
+    __slots__ = ("capacity", "count", "data", "first", "map", "number", "owner", "scratch", "state")
+
+    def __init__(self, m: Map, data: memoryview, capacity: int) -> None:
+        self.map = m
+        self.data = data
+        self.capacity = capacity
+        self.scratch: Scratch | None = None
+        self.owner = self.number = self.first = self.count = 0
+        self.state = BATCH_FREE
+
+
+def new_batch(m: Map, capacity: int) -> tuple[Batch, memoryview]:
+    view = memoryview(bytearray(capacity * m.value_size))
+    return Batch(m, view, capacity), view
+
+
+def _claim(batch: Batch, state: int) -> bool:
+    if batch.state != state:
+        return False
+    batch.state = BATCH_TAKEN
+    batch.owner = threading.get_ident()
+    return True
+
+
+def batch_begin(batch: Batch) -> bool:
+    if not _claim(batch, BATCH_FREE):
+        return False
+    batch.first = batch.count = 0
+    batch.scratch = None
+    return True
+
+
+def _number(batch: Batch, count: int) -> None:
+    """`count` elements are about to be taken: an element's number is that of its call."""
+    if batch.count == 0:
+        batch.number = batch.map.taken
+    batch.map.taken += count
+
+
+def _pop_one(batch: Batch) -> int:
+    m, count = batch.map, batch.count
+    _number(batch, 1)
+    value = ffi.from_buffer("char[]", batch.data[count * m.value_size : (count + 1) * m.value_size])
+    answer = [_UNANSWERED, 0]
+    taken = {0: count + 1}
+
+    def note() -> "map[None]":
+        # count = taken.get(answer[0], count)
+        return map(setattr, (batch,), ("count",), map(taken.get, map(getitem, (answer,), (0,)), (count,)))
+
+    result = _UNANSWERED
+    try:
+        result = _element_command(_LOOKUP_AND_DELETE, m, value, 0, answer, note)
+        return result
+    finally:
+        # Where a hook stands at the door.
+        if 0 in (result, answer[0]):
+            batch.count = count + 1
+
+
+def map_lookup_and_delete_elem(batch: Batch) -> int:
+    if not batch_begin(batch):
+        return _BATCH_IN_USE
+    result = _pop_one(batch)
+    if batch.count == 0:
+        batch.state = BATCH_FREE
     return result
 
 
-def map_update_elem(m: "CData", value: "bytes | CData", flags: int) -> int:
-    data = ffi.from_buffer("char[]", value) if isinstance(value, bytes) else value
-    return _element_command(_UPDATE, m, data, flags, [])
+def batch_pop(batch: Batch, want: int) -> int:
+    result = 0
+    while result == 0 and want and batch.count < batch.capacity:
+        result = _pop_one(batch)
+        want -= 1
+    return result
 
 
-def map_lookup_elem(element: "CData") -> int:
-    return _element_command(_LOOKUP, element.map, element.value, 0, [])
+def _left(batch: Batch) -> int:
+    return batch.count - batch.first
 
 
-def map_lookup_and_delete_elem(element: "CData") -> int:
-    answers: list[int] = []
+def batch_left(batch: Batch) -> int:
+    return _left(batch) + (_left(batch.scratch.batch) if batch.scratch else 0)
+
+
+def _hold(batch: Batch) -> None:
+    if batch.state != BATCH_TAKEN:
+        return
+    if batch_left(batch) == 0:
+        batch.state = BATCH_FREE
+    else:
+        batch.map.held += 1
+        batch.state = BATCH_HELD
+
+
+def batch_hold(batch: Batch, other: Batch) -> None:
+    _hold(batch)
+    _hold(other)
+
+
+def batch_keep(batch: Batch) -> None:
+    if batch.owner == threading.get_ident():
+        _hold(batch)
+
+
+def _move(to: Batch, source: Batch, most: int) -> int:
+    size = to.map.value_size
+    count = min(_left(source), most, to.capacity - to.count)
+    if count:
+        begin = source.first * size
+        to.data[to.count * size : (to.count + count) * size] = source.data[begin : begin + count * size]
+        if to.count == 0:
+            to.number = source.number + source.first
+        # Both in one step, or the elements would be there twice, or not at all.
+        any(map(setattr, (to, source), ("count", "first"), (to.count + count, source.first + count)))
+    return count
+
+
+def batch_move(to: Batch, source: Batch, most: int) -> int:
+    if _claim(source, BATCH_HELD):
+        source.map.held -= 1
+    elif source.state != BATCH_TAKEN or source.owner != threading.get_ident():
+        return 0
     try:
-        return _element_command(_LOOKUP_AND_DELETE, element.map, element.value, 0, answers)
+        moved = _move(to, source, most)
+        if source.scratch and _left(source) == 0:
+            moved += _move(to, source.scratch.batch, most - moved)
+        return moved
     finally:
-        element.taken = 0 in answers
+        _hold(source)
+
+
+def batch_absorb(batch: Batch) -> None:
+    if batch.scratch:
+        _move(batch, batch.scratch.batch, _U32)
+        if _left(batch.scratch.batch) == 0:
+            batch.scratch = None
+
+
+class Scratch:
+    """struct scratch."""
+
+    __slots__ = ("attr_size", "batch", "borrower", "busy", "data", "pop_attr", "push_attr", "words")
+
+    def __init__(
+        self,
+        m: Map,
+        memory: memoryview,
+        data: int,
+        capacity: int,
+        pop_attr: "CData",
+        push_attr: "CData",
+        attr_size: int,
+    ) -> None:
+        self.batch = Batch(m, memory[data:], capacity)
+        self.borrower: Batch | None = None
+        self.busy = threading.Lock()
+        self.words = memory[:data].cast("I")
+        self.pop_attr, self.push_attr, self.attr_size = pop_attr, push_attr, attr_size
+
+
+new_scratch = Scratch
+
+
+def _is_lent(scratch: Scratch) -> bool:
+    borrower = scratch.borrower
+    return borrower is not None and borrower.scratch is scratch and borrower.state != BATCH_FREE
+
+
+def _run(scratch: Scratch, attr: "CData", want: int, note: "Callable[[], Iterable[None]]" = tuple) -> int:
+    """Runs one of the two programs; note() is what to do in the same step."""
+    m, words, answer = scratch.batch.map, scratch.words, [_UNANSWERED, 0]
+    words[SCRATCH_POPPED] = words[SCRATCH_PUSHED] = words[SCRATCH_WHY] = 0
+    words[SCRATCH_LIMIT] = want
+    if m.fd == _CLOSED:
+        return _MAP_CLOSED
+    if bpf_hooked:
+        try:
+            result = _ask_hook(_TEST_RUN, attr, scratch.attr_size, answer)
+        finally:
+            any(note())
+    else:
+        entering = map(setitem, (answer,), (0,), _entering(_TEST_RUN, attr, scratch.attr_size))
+        _counted(m, chain(entering, note(), _noting_errno(answer)))
+        result = _result(answer)
+    return result if result < 0 else -words[SCRATCH_WHY] & _U32
+
+
+def batch_pop_many(batch: Batch, scratch: Scratch, want: int) -> int:
+    popped = scratch.batch
+    if not scratch.busy.acquire(False):
+        return _BATCH_IN_USE
+    try:
+        if _is_lent(scratch) and not (scratch.borrower is batch and _left(popped) == 0):
+            return _BATCH_IN_USE
+        popped.first = popped.count = 0
+        _number(popped, want)
+        if batch.count == 0:
+            batch.number = popped.number
+        scratch.borrower = batch
+        batch.scratch = scratch
+
+        def note() -> "map[None]":
+            return map(setattr, (popped,), ("count",), map(min, map(getitem, (scratch.words,), (0,)), (want,)))
+
+        return _run(scratch, scratch.pop_attr, want, note)
+    finally:
+        scratch.busy.release()
+
+
+def map_push_many(scratch: Scratch, values: "bytes | CData", count: int, flags: int) -> int:
+    if not scratch.busy.acquire(False):
+        return _BATCH_IN_USE
+    try:
+        if _is_lent(scratch):
+            return _BATCH_IN_USE
+        size = count * scratch.batch.map.value_size
+        scratch.batch.data[:size] = values if isinstance(values, bytes) else ffi.buffer(values, size)
+        scratch.words[SCRATCH_FLAGS : SCRATCH_FLAGS + 2].cast("B").cast("Q")[0] = flags
+        result = _run(scratch, scratch.push_attr, count)
+        return result << 32 | min(scratch.words[SCRATCH_PUSHED], count) if result >= 0 else result
+    finally:
+        scratch.busy.release()

@@ -22,7 +22,8 @@ from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd
 from rawbpf.abi.door import FFI_MODE
 from rawbpf.cli.streams import Feed, NotReturned, Stop, drain
 from rawbpf.cli.value_text import ByType, Form, Struct, form_for, integer
-from rawbpf.maps.queue_stack import Map, Queue, Stack, map_from_fd, maps, open_map
+from rawbpf.maps.listing import list_maps
+from rawbpf.maps.queue_stack import Queue, QueueOrStack, Stack, map_from_fd, open_map
 from rawbpf.syscall import check_name, describe
 from rawbpf.syscall.errors import BpfError, Empty, Full, NotFound, NotPermitted, Unsupported, errno_name
 from rawbpf.syscall.proc import proc_fields
@@ -111,13 +112,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _all_shown() -> Iterator[dict[str, Any]]:
-    for info in maps():
+    for info in list_maps():
         # Freed since it was listed: it is not there.
         with suppress(NotFound), open_map(f"id:{info.id}", access="r") as m:
             yield _as_bpftool(m)
 
 
-def _as_bpftool(m: Map[Any]) -> dict[str, Any]:
+def _as_bpftool(m: QueueOrStack[Any]) -> dict[str, Any]:
     """What `bpftool -j map show` says of the map, under bpftool's keys."""
     info = m.info()
     kernel_says = proc_fields(f"/proc/self/fdinfo/{m.fileno()}")
@@ -251,7 +252,7 @@ def _drain(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _written(m: Map[bytes], line: Callable[[bytes], bytes], limit: int | None, **options: bool) -> int:
+def _written(m: QueueOrStack[bytes], line: Callable[[bytes], bytes], limit: int | None, **options: bool) -> int:
     """Drains to stdout; returns how many values. What can neither be written nor go back appears on stderr."""
     try:
         return drain(m, line, sys.stdout.fileno(), limit=limit, **options)
@@ -301,7 +302,7 @@ def _watch(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _form(options: argparse.Namespace, m: Map[Any]) -> Form:
+def _form(options: argparse.Namespace, m: QueueOrStack[Any]) -> Form:
     try:
         if options.btf:
             from rawbpf.values.map_btf import codec_of
@@ -363,7 +364,7 @@ def _run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _queue_to_print(name: str | None, queues: Mapping[str, Map[Any]]) -> Map[Any]:
+def _queue_to_print(name: str | None, queues: Mapping[str, QueueOrStack[Any]]) -> QueueOrStack[Any]:
     if name is None and len(queues) == 1:
         return next(iter(queues.values()))
     if name is None or name not in queues:

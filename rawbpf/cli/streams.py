@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rawbpf.abi import BPF_ANY
-from rawbpf.maps.queue_stack import Map, Stack
+from rawbpf.maps.queue_stack import QueueOrStack, Stack
 from rawbpf.maps.waiting import BackOff
 from rawbpf.syscall.errors import BpfError
 
@@ -70,7 +70,7 @@ class NotReturned(Exception):
 
 
 def drain(
-    m: Map[bytes],
+    m: QueueOrStack[bytes],
     line: Callable[[bytes], bytes],
     out: int,
     *,
@@ -108,7 +108,9 @@ def drain(
     return count
 
 
-def _write_values(m: Map[bytes], values: list[bytes], line: Callable[[bytes], bytes], out: int, stop: Stop) -> int:
+def _write_values(
+    m: QueueOrStack[bytes], values: list[bytes], line: Callable[[bytes], bytes], out: int, stop: Stop
+) -> int:
     """Writes them until a signal comes or the reader is gone; the rest goes back. Returns how many were written."""
     written = 0
     try:
@@ -183,7 +185,7 @@ def _is_broken(out: int) -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def _give_back(m: Map[bytes], values: list[bytes]) -> None:
+def _give_back(m: QueueOrStack[bytes], values: list[bytes]) -> None:
     """Pushes what was not written: a stack is as it was, in a queue they are the youngest now."""
     if not values:
         return
@@ -199,7 +201,7 @@ def _give_back(m: Map[bytes], values: list[bytes]) -> None:
 class Feed:
     """Values from a descriptor into a map. `pushed`: how many so far; `full`: whether it ended for want of room."""
 
-    def __init__(self, m: Map[bytes], flags: int = BPF_ANY, wait: bool = False) -> None:
+    def __init__(self, m: QueueOrStack[bytes], flags: int = BPF_ANY, wait: bool = False) -> None:
         self._map = m
         self._flags = flags
         self._wait = wait

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rawbpf import BPF_EXIST, Map, ProgType, Queue
+from rawbpf import BPF_EXIST, ProgType, Queue
 from rawbpf.btf.reader import vmlinux
+from rawbpf.maps.queue_stack import QueueOrStack
 from rawbpf.objects.object_file import ObjectFile
 from rawbpf.programs.asm import R0, R1, R2, R3, R6, R10, Helper, Item, add, alu, call, exit_, load, load_map, mov, store
 from rawbpf.programs.program import Program
@@ -80,7 +81,7 @@ def watch_by_instructions(max_entries: int = MAX_ENTRIES) -> "Iterator[Queue[Any
 
 
 @contextmanager
-def watch_by_object(path: str) -> "Iterator[Map[Any]]":
+def watch_by_object(path: str) -> "Iterator[QueueOrStack[Any]]":
     """The same with the compiled C file. Its constants get the running kernel's offsets before it is loaded."""
     offsets = {f"{member}_offset": vmlinux().offset_of("task_struct", member) for member in ("real_parent", "tgid")}
     with ObjectFile.load(path, variables=offsets) as file:

@@ -1,317 +1,384 @@
-"""Many elements in one system call: a BPF program that loops over the map inside the kernel.
+"""Many elements of one map: push_many, pop_many, pop_into, drain; and where elements are until a caller has them.
 
-The kernel has no batch commands for queues and stacks (errno 524). But a BPF program may pop and push, and
-BPF_PROG_TEST_RUN runs it. It pops into, and pushes out of, a scratch (scratch.py) that this process has mapped into
-its memory, so that nothing is copied on the way.
+An element that was taken out of the kernel must not vanish, and must not be handed out twice, whatever is raised at
+whatever moment. So elements are taken into batches (struct batch in bpf.h), which count them in memory that no Python
+statement has to keep consistent. A call takes a batch, makes the values, and marks the batch as free with one store,
+the last thing it does. If anything is raised before that, the batch is held: the next call finds it and begins with it.
 
-A run costs a few microseconds and then some 20 ns an element, where a system call for each costs 250 and more.
+Batches are numbered as they are taken, and held ones are handed over in that order.
 """
 
-import mmap
-import os
-import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+import errno
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rawbpf import syscall
-from rawbpf.abi import Cmd, MapFlag, MapType, ProgFlag, ProgType
-from rawbpf.abi.door import HOOK_RAISED, lib, raise_hook_failure
-from rawbpf.btf.writer import Builder
-from rawbpf.maps.scratch import DATA, FLAGS, LIMIT, PUSHED, SCRATCH_MAX, TAKEN, WHY
-from rawbpf.programs.asm import (
-    R0,
-    R1,
-    R2,
-    R3,
-    R4,
-    R6,
-    R7,
-    R8,
-    Helper,
-    Insn,
-    Item,
-    Label,
-    add,
-    and_,
-    call,
-    exit_,
-    jump,
-    jump_if,
-    load,
-    load_function,
-    load_map,
-    load_map_value,
-    mov,
-    mul,
-    store,
-)
-from rawbpf.programs.program import ETH_HLEN, TEST_RUN_SIZE, FuncInfo, Program, VerifierError
-from rawbpf.syscall.descriptor import Descriptor
-from rawbpf.syscall.errors import EXHAUSTED, NotPermitted
+from rawbpf.abi import BPF_ANY, Cmd
+from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, lib, new_batch, raise_hook_failure
+from rawbpf.syscall.errors import bpf_error
+from rawbpf.values.codecs import Codec, RawBytes, bytes_view, decode_many, encode_many
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from rawbpf.abi._native import CData
+    from rawbpf.maps.in_kernel import InKernel
 
-# Where the program finds its words, in bytes.
-_TAKEN, _PUSHED, _LIMIT, _WHY, _FLAGS = (4 * word for word in (TAKEN, PUSHED, LIMIT, WHY, FLAGS))
+# Fewer elements than this are moved one by one: a run costs about as much as so many calls.
+BREAK_EVEN = 12
 
-# Values larger than this cost more to copy than a system call costs: they go one by one.
-VALUE_SIZE_MAX = 1 << 14
+# Elements that drain() takes at once.
+DRAIN_CHUNK = 1024
 
-# A plain int, for the call that is made most.
-_TEST_RUN = int(Cmd.BPF_PROG_TEST_RUN)
+# A run that ends with EBUSY is tried again so many times. A scratch that another call has is waited for as often, a
+# millisecond each; then the elements go one by one.
+_TRIES = 10
 
-# A bounded loop is walked by the verifier one iteration at a time.
-_BOUNDED_MAX = 1024
+# Free batches that are kept for later calls.
+_SPARES = 4
 
+_ALL = 0xFFFFFFFF
+_FREE: int = lib.BATCH_FREE
+_HELD: int = lib.BATCH_HELD
 
-# The programs. Both have one loop body, for a pop or a push of element r6 (an index) at the address in r2.
-
-
-def _move_one(helper: Helper, map_fd: int, scratch: int) -> list[Item]:
-    """r0 = pop or push of the element at r2."""
-    code: list[Item] = [load_map(R1, map_fd), call(helper)]
-    if helper is Helper.BPF_FUNC_map_push_elem:
-        code[:0] = [load_map_value(R1, scratch), load("u64", R3, R1, _FLAGS)]
-    return code
+R = TypeVar("R")
 
 
-def _with_bpf_loop(
-    helper: Helper, done: int, map_fd: int, scratch: int, value_size: int, capacity: int
-) -> tuple[list[Item], list[FuncInfo], bytes]:
-    """bpf_loop(limit, move, NULL, 0); needs Linux 5.17, and CAP_BPF alone, for the index is masked.
+class Status(NamedTuple):
+    """How a map moves many elements: `in_kernel` None if that is not known yet, and why it is so."""
 
-    A callback needs BTF that says where it begins and that it is static.
-    """
-    main: list[Item] = [
-        load_map_value(R1, scratch),
-        load("u32", R1, R1, _LIMIT),
-        load_function(R2, "move"),
-        mov(R3, 0),
-        mov(R4, 0),
-        call(Helper.BPF_FUNC_loop),
-        mov(R0, 0),
-        exit_(),
-    ]
-    move: list[Item] = [
-        Label("move"),
-        mov(R7, R1),
-        mov(R6, R1),
-        and_(R6, capacity - 1),
-        mul(R6, value_size),
-        load_map_value(R2, scratch, DATA),
-        add(R2, R6),
-        *_move_one(helper, map_fd, scratch),
-        load_map_value(R1, scratch),
-        jump_if("!=", R0, 0, "stop"),
-        add(R7, 1),
-        store("u32", R1, done, R7),
-        mov(R0, 0),
-        exit_(),
-        Label("stop"),
-        store("u32", R1, _WHY, R0),
-        mov(R0, 1),
-        exit_(),
-    ]
-    builder = Builder()
-    number, pointer = builder.integer("int", 4, signed=True), builder.pointer()
-    entry = builder.function("main", number, [("ctx", pointer)])
-    callback = builder.function("move", number, [("index", number), ("ctx", pointer)])
-    beginning = sum(insn.slots for insn in main if isinstance(insn, Insn))
-    return main + move, [FuncInfo(0, entry), FuncInfo(beginning, callback)], builder.encode()
+    in_kernel: bool | None
+    why: str
 
 
-def _with_bounded_loop(
-    helper: Helper, done: int, map_fd: int, scratch: int, value_size: int, capacity: int
-) -> tuple[list[Item], list[FuncInfo], bytes]:
-    """A loop that the verifier follows to its end; needs Linux 5.3, and CAP_PERFMON, for its moving pointer."""
-    return (
-        [
-            load_map_value(R1, scratch),
-            load("u32", R8, R1, _LIMIT),
-            load_map_value(R6, scratch, DATA),
-            mov(R7, 0),
-            Label("move"),
-            jump_if(">=", R7, R8, "end"),
-            jump_if(">=", R7, capacity, "end"),
-            mov(R2, R6),
-            *_move_one(helper, map_fd, scratch),
-            jump_if("!=", R0, 0, "stop"),
-            add(R6, value_size),
-            add(R7, 1),
-            jump("move"),
-            Label("stop"),
-            load_map_value(R1, scratch),
-            store("u32", R1, _WHY, R0),
-            Label("end"),
-            load_map_value(R1, scratch),
-            store("u32", R1, done, R7),
-            mov(R0, 0),
-            exit_(),
-        ],
-        [],
-        b"",
-    )
+_NOTHING_YET = Status(None, "nothing was moved in bulk yet")
 
 
-class _Way(NamedTuple):
-    """One way to do it, and what it asks of the kernel."""
+class Batch:
+    """A struct batch, a view of its memory and of the first value in it, and whose scratch it may have borrowed."""
 
-    name: str
-    prog_type: ProgType
-    prog_flags: int
-    largest: int
-    program: Callable[..., tuple[list[Item], list[FuncInfo], bytes]]
+    __slots__ = ("capacity", "data", "first", "lender", "struct")
 
-
-# In order of preference. A syscall program runs without a packet, which saves half the cost of a run, but may use these
-# maps only since 6.9: syscall programs sleep, and queue_stack_map_ops were not on the list of maps they may use.
-_WAYS = (
-    _Way(
-        "syscall program, bpf_loop",
-        ProgType.BPF_PROG_TYPE_SYSCALL,
-        ProgFlag.BPF_F_SLEEPABLE,
-        SCRATCH_MAX,
-        _with_bpf_loop,
-    ),
-    _Way("socket filter, bpf_loop", ProgType.BPF_PROG_TYPE_SOCKET_FILTER, 0, SCRATCH_MAX, _with_bpf_loop),
-    _Way("socket filter, bounded loop", ProgType.BPF_PROG_TYPE_SOCKET_FILTER, 0, _BOUNDED_MAX, _with_bounded_loop),
-)
+    def __init__(self, m: "CData", capacity: int) -> None:
+        self.struct, self.data = new_batch(m, capacity)
+        self.capacity = capacity
+        self.first = self.data[: m.value_size]
+        self.lender: InKernel | None = None
 
 
-class InKernel(Descriptor):
-    """The scratch and the two programs of one map. Made by make(); not safe for several threads at once.
+class Bulk:
+    """The batches of one map, and its calls for many elements."""
 
-    It owns the scratch's descriptor while it is made: a signal handler may cut off close() itself, and then that is
-    closed with the object.
-    """
+    # Absent from the object's __dict__ until it is made: so two threads can't both set it.
+    _in_kernel: "InKernel | None" = None
 
-    def __init__(self, way: _Way, value_size: int, max_entries: int) -> None:
-        self.way = way
-        self.capacity = min(_capacity(value_size, max_entries), way.largest)
-        self._programs: list[Program] = []
-        # A socket filter's. The attr of each run points to it.
-        self._packet = bytearray(ETH_HLEN)
-        # Until load() there is nothing, which close() understands.
-        self._view = self.header = self.data = memoryview(b"")
+    def __init__(self, m: "CData", codec: Codec[Any], info: syscall.MapInfo) -> None:
+        self._map = m
+        self._codec = codec
+        self._info = info
+        self._size = info.value_size
+        self._raw = type(codec) is RawBytes
+        self._forks = 0
+        self._closed = False
+        self.status = _NOTHING_YET
+        # The batch for the next call; None while a call has it, or if something may be held: then _batch() looks.
+        self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
+        self.spare: Batch | None = Batch(m, self._few)
+        # All there are, so that none is forgotten.
+        self._batches = [self.spare]
 
-    def load(self, map_fd: int, value_size: int) -> None:
-        """Makes the scratch and loads both programs. BpfError if the kernel refuses, OSError if it can't be mapped."""
-        # One element more than is used: the verifier sees the pointer behind the last one.
-        size = DATA + (self.capacity + 1) * value_size
-        attr = syscall.bpf_attr(
-            map_type=MapType.BPF_MAP_TYPE_ARRAY,
-            key_size=4,
-            value_size=size,
-            max_entries=1,
-            map_flags=int(MapFlag.BPF_F_MMAPABLE),
-            map_name=b"rawbpf_scratch",
-        )
-        self._fd = syscall.create(attr, "the scratch of a bulk operation")
-        self._view = memoryview(mmap.mmap(self._fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE))
-        self.header = self._view[:_FLAGS].cast("I")
-        self.data = self._view[DATA : DATA + self.capacity * value_size]
-        self._pop_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_pop_elem, _TAKEN, map_fd, value_size))
-        self._push_attr = self._run_attr(self._loaded(Helper.BPF_FUNC_map_push_elem, _PUSHED, map_fd, value_size))
-        # The programs and the mapping keep the scratch alive.
-        super().close()
+    # Taking
 
-    def _loaded(self, helper: Helper, done: int, map_fd: int, value_size: int) -> Program:
-        way = self.way
-        code, functions, blob = way.program(helper, done, map_fd, self._fd, value_size, self.capacity)
-        btf_fd = syscall.btf_load(blob) if blob else 0
+    def pop_many(self, limit: int) -> list[Any]:
+        return self._take(limit, self._decoded)
+
+    def pop_into(self, buffer: "Buffer") -> int:
+        view = bytes_view(buffer)
+        if view.readonly:
+            raise TypeError("the buffer is read-only")
+        limit = len(view) // self._size
+        if limit == 0:
+            raise ValueError(f"the buffer has {len(view)} bytes, less than one value of {self._size}")
+
+        def copy(chunks: list[memoryview]) -> int:
+            position = 0
+            for chunk in chunks:
+                end = position + len(chunk)
+                view[position:end] = chunk
+                position = end
+            return position // self._size
+
+        return self._take(limit, copy)
+
+    def take_held(self) -> list[bytes]:
+        """The elements that were taken and not handed over, raw."""
+
+        def split(chunks: list[memoryview]) -> list[bytes]:
+            raw = b"".join(chunks)
+            return [raw[at : at + self._size] for at in range(0, len(raw), self._size)]
+
+        return self._take(0, split, only_held=True)
+
+    def drain(self, limit: int, owner: object) -> Iterator[Any]:
+        # `owner` is the map, which must not be collected, and so closed, before the generator is.
+        forks = self._forks
+        while limit > 0:
+            want = min(limit, DRAIN_CHUNK)
+            batch = self._batch(want)
+            struct = batch.struct
+            try:
+                # There is room for all of them: the scratch is free again before the first is handed over.
+                self._collect(batch, want)
+                while self._more(batch, want):
+                    lib.batch_absorb(struct)
+                lib.batch_absorb(struct)
+                values = self._decoded(self._chunks(batch))
+                for position, value in enumerate(values, 1):
+                    if self._forks != forks:
+                        return  # in a forked child they are the parent's
+                    struct.first = position  # now the caller has it
+                    yield value
+            finally:
+                lib.batch_hold(struct, struct)
+                # Nobody comes for them any more.
+                if self._closed and (left := lib.batch_left(struct)):
+                    what = f"{left} elements of {owner!r} were popped and never handed over"
+                    warnings.warn(what, RuntimeWarning, stacklevel=2)
+            if not values:
+                return
+            limit -= len(values)
+
+    def first_held(self) -> bytes | None:
+        """The element that comes first in the next pop, if it was taken out of the kernel already."""
+        for batch in self._held():
+            # Copied before it is looked at: another thread may take it at any moment.
+            first = b"".join(bytes(chunk[: self._size]) for chunk in self._chunks(batch)[:1])
+            if first and batch.struct.state == _HELD:
+                return first
+        return None
+
+    def _take(self, limit: int, use: "Callable[[list[memoryview]], R]", only_held: bool = False) -> "R":
+        """Takes up to `limit` elements, or all that are held, and returns use(chunks) of their bytes."""
+        held = self._held_count() if self._map.held else 0
+        if only_held:
+            limit = held
+        batch = other = self._batch(min(limit, held))
         try:
-            program = Program(
-                way.prog_type,
-                code,
-                name="rawbpf_" + ("pop" if done == _TAKEN else "push"),
-                flags=way.prog_flags,
-                btf_fd=btf_fd,
-                func_info=functions,
-            )
-        finally:
-            if blob:
-                os.close(btf_fd)
-        self._programs.append(program)
-        return program
+            if held:
+                self._collect(batch, limit)
+            while not only_held and self._more(batch, limit):
+                lib.batch_absorb(batch.struct)
+                if batch.struct.scratch or batch.struct.count == batch.capacity:
+                    other, batch = batch, self._batch(2 * lib.batch_left(batch.struct))
+                    lib.batch_move(batch.struct, other.struct, _ALL)
+            result = use(self._chunks(batch))
+            self.spare = self._batches[0]
+            batch.struct.state = _FREE  # now the caller has them
+            return result
+        except BaseException:
+            lib.batch_hold(batch.struct, other.struct)
+            raise
 
-    def _run_attr(self, program: Program) -> "CData":
-        """The attr of a run, which is the same each time."""
-        attr = syscall.bpf_attr(test={"prog_fd": program.fileno()})
-        if self.way.prog_type == ProgType.BPF_PROG_TYPE_SOCKET_FILTER:
-            attr.test.data_in, attr.test.data_size_in = syscall.pointer(self._packet), ETH_HLEN
-            attr.test.repeat = 1
-        return attr
+    def _more(self, batch: Batch, limit: int) -> bool:
+        """Takes more elements from the kernel. True if there may be more still, and they are wanted.
 
-    def pop(self, limit: int) -> int:
-        """Pops up to `limit` elements into `data`; header[TAKEN] says how many, header[WHY] why not more.
-
-        Returns 0, or the negative errno of a run that did not take place.
+        Raises what the first element is refused with, except Empty.
         """
-        return self._run(self._pop_attr, limit)
-
-    def push(self, limit: int, flags: int) -> int:
-        """Pushes `limit` elements of `data`; header[PUSHED] says how many, header[WHY] why not more."""
-        self.header[PUSHED] = 0
-        struct.pack_into("=Q", self._view, _FLAGS, flags)
-        return self._run(self._push_attr, limit)
-
-    def _run(self, attr: "CData", limit: int) -> int:
-        self.header[LIMIT] = limit
-        self.header[WHY] = 0
-        result = lib.bpf(_TEST_RUN, attr, TEST_RUN_SIZE)
+        struct = batch.struct
+        left = lib.batch_left(struct)
+        want = limit - left
+        if want <= 0:
+            return False
+        # The first one singly in any case: a program could pop where this descriptor may not, or the map is frozen.
+        kernel = (self._in_kernel or self._made()) if left and want >= BREAK_EVEN else None
+        if kernel is not None:
+            more = self._run(kernel, batch, min(want, kernel.capacity))
+            if more is not None:
+                return more and lib.batch_left(struct) < limit
+        result = lib.batch_pop(struct, 1 if not left and want >= BREAK_EVEN else want)
+        if result == 0:
+            return bool(lib.batch_left(struct) < limit)
         if result == HOOK_RAISED:
-            raise_hook_failure()
-        return result
+            raise_hook_failure(result)
+        if result != -errno.ENOENT and not lib.batch_left(struct):
+            raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+        return False
 
-    @property
-    def why(self) -> int:
-        """The errno that ended the last run's loop, 0 if it moved all it should."""
-        return -self.header[WHY] & 0xFFFFFFFF
+    def _run(self, kernel: "InKernel", batch: Batch, count: int) -> bool | None:
+        """Takes up to `count` elements in the kernel. True if there may be more, None if no run took place."""
+        before = lib.batch_left(batch.struct)
+        batch.lender = kernel
+        for _ in range(_TRIES):
+            result = lib.batch_pop_many(batch.struct, kernel.scratch, count)
+            if result == HOOK_RAISED:
+                raise_hook_failure(result)
+            if result == BATCH_IN_USE:
+                time.sleep(0.001)
+            elif result < 0:
+                break
+            elif result != errno.EBUSY or lib.batch_left(batch.struct) > before:
+                return result in (0, errno.EBUSY)
+        return None
 
-    def close(self) -> None:
-        """Gives back the programs and the scratch."""
-        for program in self._programs:
-            program.close()
-        # The mapping goes with the last view of it: one may stand in the traceback of an exception on its way.
-        self._view = self.header = self.data = memoryview(b"")
-        super().close()
+    # The batches
+
+    def _batch(self, capacity: int) -> Batch:
+        """A batch for one call, with room for at least so many elements."""
+        spare, self.spare = self.spare, None
+        for each in ([spare] if spare else []) + self._batches:
+            if each.capacity >= capacity and lib.batch_begin(each.struct):
+                return each
+        made = Batch(self._map, max(capacity, self._few))
+        lib.batch_begin(made.struct)
+        self._batches.append(made)
+        for each in self._batches[_SPARES:]:
+            # Who has begun it may forget it.
+            if each is not made and lib.batch_begin(each.struct):
+                self._batches.remove(each)
+        return made
+
+    def _held(self) -> list[Batch]:
+        """The batches that are held, in the order in which they were taken."""
+        held = [batch for batch in self._batches if batch.struct.state == _HELD]
+        return sorted(held, key=lambda batch: int(batch.struct.number + batch.struct.first))
+
+    def _held_count(self) -> int:
+        return sum(lib.batch_left(batch.struct) for batch in self._held())
+
+    def _collect(self, batch: Batch, limit: int) -> None:
+        """Moves held elements into the batch, those first that were taken first."""
+        for held in self._held():
+            lib.batch_move(batch.struct, held.struct, limit - lib.batch_left(batch.struct))
+
+    def _chunks(self, batch: Batch) -> list[memoryview]:
+        """The bytes of the elements that are left in a batch, in one or two pieces."""
+        size, struct = self._size, batch.struct
+        chunks = [batch.data[struct.first * size : struct.count * size]]
+        if struct.scratch and batch.lender is not None:
+            behind = batch.lender.scratch.batch
+            chunks.append(batch.lender.data[behind.first * size : behind.count * size])
+        return [chunk for chunk in chunks if len(chunk)]
+
+    def _decoded(self, chunks: list[memoryview]) -> list[Any]:
+        return decode_many(self._codec, chunks)
+
+    # Giving
+
+    def push_many(self, values: "Iterable[Any] | Buffer", flags: int) -> int:
+        if flags is not BPF_ANY:
+            syscall.check_push_flags(flags)
+        data = encode_many(self._codec, values)
+        size, total = self._size, len(data) // self._size
+        # The first one singly in any case: a program could push where this descriptor may not.
+        few = total if total < BREAK_EVEN else 1
+        pushed = self._push_singly(data, 0, few, flags)
+        if pushed < few or pushed == total:
+            return pushed
+        kernel = self._in_kernel or self._made()
+        tries = _TRIES
+        while kernel is not None and pushed < total and tries:
+            count = min(total - pushed, kernel.capacity)
+            part = ffi.from_buffer("char[]", memoryview(data)[pushed * size : (pushed + count) * size])
+            result = lib.map_push_many(kernel.scratch, part, count, flags)
+            if result == HOOK_RAISED:
+                raise_hook_failure(result)
+            if result >= 0:
+                error, done = divmod(result, 1 << 32)
+                pushed += done
+                if error not in (0, errno.EBUSY):
+                    return pushed
+                tries -= done == 0
+            elif result == BATCH_IN_USE:
+                tries -= 1
+                if self._map.held:
+                    self._clear_scratch()
+                else:
+                    time.sleep(0.001)
+            else:
+                break
+        return self._push_singly(data, pushed, total, flags)
+
+    def _push_singly(self, data: bytes | memoryview, pushed: int, total: int, flags: int) -> int:
+        """Pushes elements `pushed` to `total`, a call each; returns how many of all are pushed then."""
+        if pushed == total:
+            return total
+        size = self._size
+        part = data if total * size == len(data) and not pushed else memoryview(data)[pushed * size : total * size]
+        values = part if type(part) is bytes else ffi.from_buffer("char[]", part)
+        error, done = divmod(lib.map_push(self._map, values, total - pushed, flags), 1 << 32)
+        pushed += done
+        if error == -HOOK_RAISED:
+            raise_hook_failure(-error)
+        if error not in (0, errno.E2BIG) and pushed == 0:
+            raise self._error(Cmd.BPF_MAP_UPDATE_ELEM, -error)
+        return pushed
+
+    def _clear_scratch(self) -> None:
+        """Moves what is held out of the scratch."""
+        for held in self._held():
+            if held.struct.scratch:
+                batch = self._batch(lib.batch_left(held.struct))
+                try:
+                    lib.batch_move(batch.struct, held.struct, _ALL)
+                finally:
+                    lib.batch_hold(batch.struct, batch.struct)
+
+    # The in-kernel way
+
+    def _made(self) -> "InKernel | None":
+        """The scratch and the programs, made when first needed."""
+        if self.status.in_kernel is None and not self._closed:
+            try:
+                from rawbpf.maps import in_kernel
+
+                kernel, why = in_kernel.make(self._map, self._size, self._info.max_entries)
+            except OSError as error:
+                # No descriptor or no memory, for the programs or for the import: the next call tries again.
+                self.status = Status(None, str(error))
+                return None
+            self.status = Status(kernel is not None, why)
+            # Another thread may have been first, or have closed the map.
+            if kernel is not None and self.__dict__.setdefault("_in_kernel", kernel) is not kernel:
+                kernel.close()
+            elif self._closed:
+                self._forget_kernel()
+        return self._in_kernel
+
+    def _error(self, cmd: Cmd, result: int) -> Exception:
+        return element_error(cmd, result, self._map, self._info)
+
+    def close(self) -> int:
+        """Gives the scratch and the programs back, after map_retire(). Returns how many elements were never handed
+        over."""
+        self._closed = True
+        self._clear_scratch()
+        self._forget_kernel()
+        return self._held_count()
+
+    def _forget_kernel(self) -> None:
+        """Closes the programs. The scratch goes with the last that refers to it, a call in another thread maybe."""
+        kernel = self.__dict__.pop("_in_kernel", None)
+        if kernel is not None:
+            kernel.close()
+        for batch in self._batches:
+            if batch.struct.state == _FREE:
+                batch.lender = None
+
+    def forget(self) -> None:
+        """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""
+        self._forks += 1
+        self.status = _NOTHING_YET
+        self._map.held = 0
+        self._batches = [Batch(self._map, self._few)]
+        self.spare = self._batches[0]
+        self._forget_kernel()
 
 
-def _capacity(value_size: int, max_entries: int) -> int:
-    """Elements in the scratch: a power of two, so that an index can be masked."""
-    room = (SCRATCH_MAX - DATA) // value_size - 1
-    enough = 1 << (max_entries - 1).bit_length()
-    return min(enough, 1 << room.bit_length() - 1)
-
-
-def make(map_fd: int, value_size: int, max_entries: int) -> tuple[InKernel | None, str]:
-    """Makes the in-kernel way for a map if this process and this kernel can; returns it, or None, and why.
-
-    Raises OSError (EMFILE, ENFILE, ENOMEM) if there is no descriptor or no memory for it at this moment.
-    """
-    if value_size > VALUE_SIZE_MAX:
-        return None, f"values of {value_size} bytes are moved as fast one by one"
-    why = ""
-    for way in _WAYS:
-        try:
-            return _made(way, map_fd, value_size, max_entries), way.name
-        except NotPermitted as error:
-            return None, f"{error.strerror}: {error.hint}"
-        except VerifierError as error:
-            why = f"{way.name}: {error.log.splitlines()[-1] if error.log else error.strerror}"
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise
-            why = f"{way.name}: {error}"
-    return None, f"this kernel refuses the programs ({why})"
-
-
-def _made(way: _Way, map_fd: int, value_size: int, max_entries: int) -> InKernel:
-    made = InKernel(way, value_size, max_entries)
-    try:
-        made.load(map_fd, value_size)
-    except BaseException:
-        made.close()
-        raise
-    return made
+def element_error(cmd: Cmd, result: int, m: "CData", info: syscall.MapInfo) -> Exception:
+    """The exception for an element command that answered `result`; for a map that was closed a ValueError."""
+    if result == MAP_CLOSED:
+        return ValueError(f"{syscall.describe(info)} is closed")
+    subject = syscall.describe(info)
+    return bpf_error(cmd, -result, fd=m.fd, about=info.type, subject=subject, max_entries=info.max_entries)

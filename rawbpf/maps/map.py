@@ -1,14 +1,17 @@
-"""Map: what maps of all types have in common. It owns a descriptor; it is created, opened, pinned, frozen and closed."""
+"""Map: what maps of all types have in common: they own a descriptor, are opened, pinned, frozen and closed."""
 
 import fcntl
 import os
+import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rawbpf import syscall
 from rawbpf.abi import FileFlag, MapFlag, MapType
-from rawbpf.abi.door import lib
+from rawbpf.abi.door import forget_calls, lib, new_map
 from rawbpf.maps.listing import id_of_name
+from rawbpf.maps.own_descriptor import own_descriptor
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import Descriptor
 
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rawbpf.abi._native import CData
+
+# For a forked child, which must not wait for its parent's calls, nor hand over what its parent took.
+_all_maps: "weakref.WeakSet[Map]" = weakref.WeakSet()
 
 _ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WRONLY}
 
@@ -95,14 +101,18 @@ class Map(Descriptor):
     def _adopt(self, fd: int, info: MapInfo, *codecs: Any) -> None:
         """Makes the object of an open map; the descriptor belongs to it as soon as this returns, and not before."""
         self._info = info
-        self._map = syscall.new_map(fd)
+        if "_map" not in self.__dict__:
+            self._map = new_map(fd, info.value_size)
+        _all_maps.add(self)
+        # Last: no call follows in which a signal handler might raise.
         self._fd = fd
 
     # What the kernel says of it
 
     def info(self) -> MapInfo:
         """What the kernel says of the map now (BPF_OBJ_GET_INFO_BY_FD)."""
-        return syscall.obj_get_info_by_fd(self.fileno())
+        with self._own_descriptor() as fd:
+            return syscall.obj_get_info_by_fd(fd)
 
     @property
     def id(self) -> int:
@@ -136,7 +146,8 @@ class Map(Descriptor):
 
         Raises AlreadyExists, NotFound (no such directory), NotPermitted (not in a bpffs, or a '.' in the last part).
         """
-        syscall.obj_pin(self.fileno(), path)
+        with self._own_descriptor() as fd:
+            syscall.obj_pin(fd, path)
 
     def freeze(self) -> None:
         """Ends writing from user space for good (BPF_MAP_FREEZE): push, pop, update and delete; reading and BPF
@@ -144,7 +155,8 @@ class Map(Descriptor):
 
         Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
         """
-        syscall.map_freeze(self.fileno())
+        with self._own_descriptor() as fd:
+            syscall.map_freeze(fd)
 
     def detach(self) -> int:
         """Gives the descriptor away: the caller closes it, this object counts as closed."""
@@ -154,7 +166,7 @@ class Map(Descriptor):
         return fd
 
     def close(self) -> None:
-        """Closes the descriptor. The kernel frees the map with its last descriptor, pin and program. May be repeated."""
+        """Closes the descriptor; may be repeated. The kernel frees a map with its last descriptor, pin and program."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             try:
@@ -162,9 +174,18 @@ class Map(Descriptor):
             finally:
                 os.close(fd)
 
+    def _own_descriptor(self) -> AbstractContextManager[int]:
+        """A copy of the descriptor for one call, see own_descriptor(). ValueError after close()."""
+        self.fileno()
+        return own_descriptor(self._map)
+
     def _release(self) -> None:
         """Ends the use of the descriptor in other threads, before its number is given back."""
         lib.map_retire(self._map)
+
+    def _forget(self) -> None:
+        """In a forked child: what is under way in the parent is the parent's."""
+        forget_calls(self._map)
 
     def __repr__(self) -> str:
         kind = type(self).__name__
@@ -172,3 +193,11 @@ class Map(Descriptor):
             return f"<{kind} {self.name!r} closed>" if hasattr(self, "_info") else f"<{kind} closed>"
         sizes = f"value_size={self.value_size} max_entries={self.max_entries}"
         return f"<{kind} {self.name!r} fd={self._fd} id={self.id} {sizes}>"
+
+
+def _after_fork_in_child() -> None:
+    for each in _all_maps:
+        each._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

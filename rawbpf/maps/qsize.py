@@ -9,20 +9,21 @@ push and pop is approximate.
 """
 
 import errno
-import mmap
-import os
 import struct
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rawbpf import syscall
-from rawbpf.abi import Cmd, MapFlag, MapType, ProgType
+from rawbpf.abi import Cmd, MapType, ProgType
+from rawbpf.abi.door import MAP_CLOSED, lib
 from rawbpf.btf import reader
+from rawbpf.maps.mapped_array import MappedArray
+from rawbpf.maps.own_descriptor import own_descriptor
 from rawbpf.programs.asm import (
     R0,
     R1,
     R2,
     R3,
+    R4,
     R6,
     R7,
     R8,
@@ -40,17 +41,23 @@ from rawbpf.programs.asm import (
     mov,
     store,
 )
-from rawbpf.programs.program import ETH_HLEN, Program
-from rawbpf.syscall.errors import EXHAUSTED, BpfError, NotPermitted, Unsupported
+from rawbpf.programs.program import ETH_HLEN, TEST_RUN_SIZE, Program
+from rawbpf.syscall.errors import EXHAUSTED, BpfError, NotPermitted, Unsupported, bpf_error
 from rawbpf.syscall.permission import lacking
 from rawbpf.syscall.proc import Capability, has_capability
 
-# The scratch of a snapshot: what is asked for, what was found, and a part of the ring.
+if TYPE_CHECKING:
+    from rawbpf.abi._native import CData
+
+# The memory of a snapshot: what is asked for, what was found, and a part of the ring.
 _FROM, _LENGTH, _ADDRESS, _HEAD, _TAIL, _DATA = 0, 8, 16, 24, 28, 64
 _CHUNK_MAX = 1 << 20
 
-# A ring that others write to while it is copied is copied again, so many times.
+# A ring that others push to and pop from meanwhile is looked at again, so many times; the program that counts looks so
+# many times in each run.
 _TRIES = 3
+_LOOKS = 16
+_UNSTABLE = 0xFFFFFFFF
 
 
 class _Ring(NamedTuple):
@@ -76,31 +83,37 @@ def _ring() -> _Ring:
 
 
 class Inspector:
-    """The programs that look into one map; loaded when first needed. close() gives them back."""
+    """The programs that look into one map; loaded when first needed. close() gives them back, after map_retire()."""
 
-    def __init__(self, map_fileno: Callable[[], int], info: syscall.MapInfo) -> None:
-        self._map_fileno = map_fileno
+    # Absent from the object's __dict__ until it is made: so two threads can't both set it.
+    _counter: "Program | None" = None
+
+    def __init__(self, m: "CData", info: syscall.MapInfo) -> None:
+        self._map = m
         self._info = info
-        self._loaded: dict[str, Program] = {}
 
     def qsize(self) -> int:
         """The number of elements in the map."""
-        counter = self._loaded.get("qsize")
+        counter = self._counter
         if counter is None:
-            made = self._looking(_counting, "rawbpf_qsize")
-            counter = self._loaded.setdefault("qsize", made)
+            with own_descriptor(self._map) as fd:
+                made = _load(_counting(fd), "rawbpf_qsize")
+            counter = self.__dict__.setdefault("_counter", made)
             if counter is not made:
-                made.close()  # another thread was first
-        return counter.run(bytes(ETH_HLEN)).retval
+                made.close()
+        for _ in range(_TRIES):
+            size = self._run(counter)
+            if size != _UNSTABLE:
+                break
+        return min(size, self._info.max_entries)
 
     def snapshot(self) -> list[bytes]:
         """The raw elements in pop order."""
         slots, size = self._info.max_entries + 1, self._info.value_size
-        before, ring, after = self._copied(slots * size)
-        for _ in range(_TRIES - 1):
+        for _ in range(_TRIES):
+            before, ring, after = self._copied(slots * size)
             if before == after:
                 break
-            before, ring, after = self._copied(slots * size)
         head, tail = before
         filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
         elements = [ring[slot * size : (slot + 1) * size] for slot in filled]
@@ -109,67 +122,62 @@ class Inspector:
     def _copied(self, length: int) -> tuple[tuple[int, int], bytes, tuple[int, int]]:
         """The ring's bytes, and (head, tail) before and after they were copied."""
         chunk = min(length, _CHUNK_MAX)
-        attr = syscall.bpf_attr(
-            map_type=MapType.BPF_MAP_TYPE_ARRAY,
-            key_size=4,
-            value_size=_DATA + chunk,
-            max_entries=1,
-            map_flags=int(MapFlag.BPF_F_MMAPABLE),
-            map_name=b"rawbpf_snapshot",
-        )
-        scratch = syscall.create(attr, "the scratch of a snapshot")
-        try:
-            with mmap.mmap(scratch, -(-(_DATA + chunk) // mmap.PAGESIZE) * mmap.PAGESIZE) as memory:
-                return self._copied_through(scratch, memory, length, chunk)
-        finally:
-            os.close(scratch)
-
-    def _copied_through(
-        self, scratch: int, memory: mmap.mmap, length: int, chunk: int
-    ) -> tuple[tuple[int, int], bytes, tuple[int, int]]:
         ring, ends = bytearray(), []
-        with self._looking(lambda fd: _copying(fd, scratch, chunk), "rawbpf_snapshot") as copier:
-            while len(ring) < length:
+        with (
+            own_descriptor(self._map) as fd,
+            MappedArray(_DATA + chunk, "rawbpf_snapshot", "memory for the snapshot") as memory,
+            _load(_copying(fd, memory.fileno(), chunk), "rawbpf_snapshot") as copier,
+        ):
+            while True:
                 part = min(chunk, length - len(ring))
-                struct.pack_into("=QQ", memory, _FROM, len(ring), part)
-                if copier.run(bytes(ETH_HLEN)).retval != 0:
+                struct.pack_into("=QQ", memory.view, _FROM, len(ring), part)
+                if self._run(copier) != 0:
                     raise BpfError(errno.EFAULT, "the map could not be read", Cmd.BPF_PROG_TEST_RUN)
-                ends.append(struct.unpack_from("=II", memory, _HEAD))
-                ring += memory[_DATA : _DATA + part]
-            struct.pack_into("=QQ", memory, _FROM, 0, 0)
-            copier.run(bytes(ETH_HLEN))
-            ends.append(struct.unpack_from("=II", memory, _HEAD))
-        return ends[0], bytes(ring), ends[-1]
+                ends.append(struct.unpack_from("=II", memory.view, _HEAD))
+                if not part:
+                    return ends[0], bytes(ring), ends[-1]
+                ring += memory.view[_DATA : _DATA + part]
 
-    def _looking(self, code: Callable[[int], list[Item]], name: str) -> Program:
-        """The program that `code` makes for the map's descriptor. If another thread has closed the map meanwhile, that
-        number may be another map's: ValueError, as for any call after close()."""
-        try:
-            program = _load(code(self._map_fileno()), name)
-        except BpfError:
-            self._map_fileno()
-            raise
-        try:
-            self._map_fileno()
-        except ValueError:
-            program.close()
-            raise
-        return program
+    def _run(self, program: Program) -> int:
+        """Runs a program and returns its answer. ValueError if the map was closed meanwhile: then its number, and the
+        program's, may be others'."""
+        packet = bytearray(ETH_HLEN)
+        test = {"data_in": syscall.pointer(packet), "data_size_in": len(packet), "repeat": 1}
+        attr = syscall.bpf_attr(test={"prog_fd": program.fileno(), **test})
+        result = lib.map_bpf(self._map, Cmd.BPF_PROG_TEST_RUN, attr, TEST_RUN_SIZE)
+        if result == MAP_CLOSED:
+            raise ValueError(f"{syscall.describe(self._info)} is closed")
+        if result < 0:
+            raise bpf_error(Cmd.BPF_PROG_TEST_RUN, -result, subject=syscall.describe(self._info))
+        retval: int = attr.test.retval
+        return retval
 
     def close(self) -> None:
         """Gives the program back."""
-        for program in self._loaded.values():
-            program.close()
-        self._loaded.clear()
+        if self._counter is not None:
+            self._counter.close()
 
 
 def _counting(map_fd: int) -> list[Item]:
-    """Returns head - tail, or head + size - tail where the filled part goes round the ring's end."""
+    """Returns head - tail, or head + size - tail where the filled part goes round the ring's end.
+
+    Between two loads others may push and pop, and a tail that has passed a head read before looks like a full ring. So
+    the tail is read on both sides of the head until both are the same; if they never are, the answer is _UNSTABLE.
+    """
     ring = _ring()
+    code: list[Item] = [load_map(R1, map_fd)]
+    for _ in range(_LOOKS):
+        code += [
+            load("u32", R3, R1, ring.tail),
+            load("u32", R2, R1, ring.head),
+            load("u32", R4, R1, ring.tail),
+            jump_if("==", R3, R4, "stable"),
+        ]
     return [
-        load_map(R1, map_fd),
-        load("u32", R2, R1, ring.head),
-        load("u32", R3, R1, ring.tail),
+        *code,
+        mov(R0, -1),
+        exit_(),
+        Label("stable"),
         mov(R0, R2),
         jump_if(">=", R2, R3, "no wrap"),
         load("u32", R6, R1, ring.size),

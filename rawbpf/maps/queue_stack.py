@@ -1,25 +1,23 @@
 """Queue and Stack: the two map types as Python objects."""
 
 import errno
-import fcntl
 import operator
 import os
 import sys
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
-from rawbpf.abi import BPF_ANY, BPF_OBJ_NAME_LEN, Cmd, FileFlag, MapFlag, MapType
-from rawbpf.abi.door import HOOK_RAISED, lib, raise_hook_failure
-from rawbpf.maps.many import KEEPS_SPARE, Held, Many
-from rawbpf.maps.scratch import Status
+from rawbpf.abi import BPF_ANY, Cmd, MapType
+from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, new_map, raise_hook_failure
+from rawbpf.maps.bulk import Bulk, Status, element_error
+from rawbpf.maps.listing import id_of_name
+from rawbpf.maps.map import Map, open_flags
 from rawbpf.maps.waiting import POLL, Follow
 from rawbpf.syscall import MapInfo, StrPath
-from rawbpf.syscall.descriptor import Descriptor, HasFileno, fileno_of
-from rawbpf.syscall.errors import NotFound, bpf_error
+from rawbpf.syscall.descriptor import HasFileno, fileno_of
 from rawbpf.syscall.proc import access_of, is_frozen
 from rawbpf.values.codecs import BTF, Codec, OpenSpec, RawBytes, ValueSpec, codec_for
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self, Unpack
     from typing_extensions import TypeVar as DefaultTypeVar
 
-    from rawbpf.abi._native import CData
     from rawbpf.maps.qsize import Inspector
 
 if TYPE_CHECKING:
@@ -39,13 +36,12 @@ if TYPE_CHECKING:
 else:
     T = TypeVar("T")
 D = TypeVar("D")
-S = TypeVar("S", bound="Map[Any]")
-
-_ACCESS = {"rw": FileFlag(0), "r": FileFlag.BPF_F_RDONLY, "w": FileFlag.BPF_F_WRONLY}
+S = TypeVar("S", bound="QueueOrStack[Any]")
 
 # Looking a function up in `lib` takes a tenth of the call.
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
+_FREE: int = lib.BATCH_FREE
 
 
 if TYPE_CHECKING:
@@ -69,27 +65,13 @@ class _Raise:
 
 _RAISE = _Raise()
 
-# For a forked child, which must not hand over what its parent took.
-_all_maps: "weakref.WeakSet[Map[Any]]" = weakref.WeakSet()
 
-
-class Map(Descriptor, Generic[T]):
-    """What Queue and Stack share; make one of those.
-
-    An open map holds one descriptor. Close it, or use `with`: a map that is collected while open is a
-    ResourceWarning. All methods but close() raise ValueError afterwards. Objects may be shared between threads, and
-    after fork() parent and child share the map in the kernel.
-    """
-
-    map_type: ClassVar[MapType]
+class QueueOrStack(Map, Generic[T]):
+    """What Queue and Stack share; make one of those."""
 
     _inspector: "Inspector | None" = None
-    _info: MapInfo
     _codec: Codec[T]
-    _many: Many
-    _map: "CData"
-    _held: Held
-    _spare: "tuple[CData, memoryview] | None"
+    _bulk: Bulk
 
     def __init__(
         self,
@@ -128,7 +110,7 @@ class Map(Descriptor, Generic[T]):
         token_fd = None if token is None else fileno_of(token)
         with _described(codec, token_fd) if btf else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id):
             fd = syscall.map_create(
-                self.map_type,
+                self.map_types[0],
                 name,
                 0,
                 codec.size,
@@ -142,7 +124,7 @@ class Map(Descriptor, Generic[T]):
             )
             # Within the other context, whose end is a call in which a signal handler may raise.
             try:
-                self._adopt(fd, codec, syscall.obj_get_info_by_fd(fd))
+                self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
             except BaseException:
                 os.close(fd)
                 raise
@@ -165,7 +147,7 @@ class Map(Descriptor, Generic[T]):
             TypeError: The pin is of something else: the other map type, a program.
             ValueError: `value` has not the map's value_size, or is BTF and the map carries none.
         """
-        return cls._from_new_fd(lambda: syscall.obj_get(path, _open_flags(access)), value)
+        return cls._open(path, value, access=access)
 
     @classmethod
     def from_id(cls, map_id: int, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
@@ -173,7 +155,7 @@ class Map(Descriptor, Generic[T]):
 
         `value` and `access` as in open(). Raises NotFound, NotPermitted, TypeError, ValueError as open() does.
         """
-        return cls._from_new_fd(lambda: syscall.map_get_fd_by_id(map_id, _open_flags(access)), value)
+        return cls._from_id(map_id, value, access=access)
 
     @classmethod
     def from_name(cls, name: str, value: "OpenSpec" = None, *, access: str = "rw") -> "Self":
@@ -182,7 +164,7 @@ class Map(Descriptor, Generic[T]):
         Raises NotFound if there is none, ValueError if there are several (it lists their ids: use from_id()),
         TypeError if the only one is of the other type; and what open() raises.
         """
-        return cls.from_id(_id_of(name, cls.map_type), value, access=access)
+        return cls._from_name(name, value, access=access)
 
     @classmethod
     def from_fd(cls, fd: int, value: "OpenSpec" = None) -> "Self":
@@ -190,58 +172,29 @@ class Map(Descriptor, Generic[T]):
 
         On an error (TypeError, ValueError, BpfError) the descriptor stays the caller's, open.
         """
-        syscall.check_fd(fd)
-        info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
-        codec = cls._codec_of(info, value)
-        self = cls.__new__(cls)
-        if fd > 2:
-            self._adopt(fd, codec, info)
-            return self
-        # 0 means "none" in many attr fields.
-        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-        try:
-            self._adopt(moved, codec, info)
-        except BaseException:
-            os.close(moved)
-            raise
-        os.close(fd)
-        return self
+        return cls._from_fd(fd, value)
 
     @classmethod
-    def _from_new_fd(cls, make: Callable[[], int], value: "OpenSpec") -> "Self":
-        # Not a descriptor as argument: at the beginning of a call a signal handler may raise.
-        fd = make()
-        try:
-            return cls.from_fd(fd, value)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    @classmethod
-    def _codec_of(cls, info: MapInfo, value: "OpenSpec") -> Codec[Any]:
-        if info.type != cls.map_type:
-            other = _CLASSES[info.type].__name__
+    def _codecs_of(cls, info: MapInfo, *specs: Any) -> tuple[Any, ...]:
+        (value,) = specs
+        syscall.check_queue_or_stack(info)
+        if info.type not in cls.map_types:
+            other = "Stack" if cls is Queue else "Queue"
             raise TypeError(f"{syscall.describe(info)} is no {cls.__name__}: use {other}, or rawbpf.open_map()")
         codec = _codec_by_btf(info) if value is BTF else codec_for(info.value_size if value is None else value)
         if codec.size != info.value_size:
             raise ValueError(f"{codec!r} has {codec.size} bytes, {syscall.describe(info)} value_size {info.value_size}")
-        return codec
+        return (codec,)
 
-    def _adopt(self, fd: int, codec: Codec[Any], info: MapInfo) -> None:
-        """Makes the object of an open map; the descriptor belongs to it as soon as this returns, and not before."""
-        self._info = info
+    def _adopt(self, fd: int, info: MapInfo, *codecs: Any) -> None:
+        codec: Codec[Any] = codecs[0]
         self._codec = codec
         self._encode = codec.encode
         self._decode = codec.decode
-        self._map = syscall.new_map(fd)
-        self._many = Many(fd, self._map, codec, info)
-        self._held = self._many.held
-        self._spare = None
-        self._raw_size = codec.size if type(codec) is RawBytes else None
-        self._value_size = info.value_size
-        _all_maps.add(self)
-        # Last: no call follows in which a signal handler might raise.
-        self._fd = fd
+        self._raw_size = info.value_size if type(codec) is RawBytes else None
+        self._map = new_map(fd, info.value_size)
+        self._bulk = Bulk(self._map, codec, info)
+        super()._adopt(fd, info)
 
     # One element
 
@@ -276,12 +229,12 @@ class Map(Descriptor, Generic[T]):
 
         Raises Empty if there is none and no `default` was given, NotPermitted on a write-only descriptor, Busy.
         """
-        if self._held and (held := self._many.first_held()) is not None:
+        if self._map.held and (held := self._bulk.first_held()) is not None:
             return self._decode(held)
-        element, value = syscall.new_element(self._map, self._value_size)
-        result = lib.map_lookup_elem(element)
+        value = ffi.new("char[]", self._info.value_size)
+        result = lib.map_lookup_elem(self._map, value)
         if result == 0:
-            return self._decode(value.tobytes())
+            return self._decode(ffi.unpack(value, self._info.value_size))
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_ELEM, result)
@@ -299,35 +252,42 @@ class Map(Descriptor, Generic[T]):
         Raises Empty if there is none and no `default` was given, NotPermitted if the descriptor is not read-write or
         the map is frozen, Busy.
         """
-        if self._held:
-            return self._pop_held(default)
-        # Under the GIL no other thread gets in between the two halves of this line.
-        spare, self._spare = self._spare, None
-        if spare is None:
-            spare = syscall.new_element(self._map, self._value_size)
-        element, value = spare
+        bulk = self._bulk
+        batch, bulk.spare = bulk.spare, None
+        if batch is None:
+            return self._pop_carefully(default)
+        struct = batch.struct
         try:
-            result = _pop(element)
+            result = _pop(struct)
             if result == 0:
-                data: Any = value.tobytes()
+                value: Any = batch.first.tobytes()
                 if self._raw_size is None:
-                    data = self._decode(data)
-                self._spare = spare if KEEPS_SPARE else None
-                return data
+                    value = self._decode(value)
+                bulk.spare = batch
+                struct.state = _FREE  # now the caller has it
+                return value
             if result == HOOK_RAISED:
-                raise_hook_failure()
+                raise_hook_failure(result)
         except BaseException:
-            # `result` may not have got here: the element itself says whether it was taken.
-            if element.taken:
-                self._held += (((value,), 0),)
+            lib.batch_keep(struct)
             raise
-        self._spare = spare if KEEPS_SPARE else None
+        if result == BATCH_IN_USE:
+            return self._pop_carefully(default)
+        bulk.spare = batch
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
 
-    # Many elements. Each of these is RuntimeError in a codec or signal handler that runs within another one's call on
-    # the same map.
+    def _pop_carefully(self, default: Any) -> Any:
+        """pop() where elements are held, or another call has the spare batch."""
+        values = self._bulk.pop_many(1)
+        if values:
+            return values[0]
+        if default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -errno.ENOENT)
+
+    # Many elements
 
     def push_many(self, values: "Iterable[T] | Buffer", flags: int = BPF_ANY) -> int:
         """Pushes many elements, in one system call where the kernel lets a program do it (see `bulk`).
@@ -341,7 +301,7 @@ class Map(Descriptor, Generic[T]):
 
         Raises what push() raises for the first element, except Full: that is 0.
         """
-        return self._many.push_many(values, flags)
+        return self._bulk.push_many(values, flags)
 
     def pop_many(self, limit: int) -> list[T]:
         """Takes up to `limit` elements, in one system call where the kernel lets a program do it (see `bulk`).
@@ -352,7 +312,7 @@ class Map(Descriptor, Generic[T]):
         Raises what pop() raises for the first element, except Empty. On any exception (Ctrl-C, a codec's) nothing is
         lost: what was taken comes first in the next call.
         """
-        return self._many.pop_many(_count("limit", limit))
+        return self._bulk.pop_many(_count("limit", limit))
 
     def pop_into(self, buffer: "Buffer") -> int:
         """As pop_many(), straight into a writable contiguous buffer (bytearray, array, numpy array), as raw bytes.
@@ -360,7 +320,7 @@ class Map(Descriptor, Generic[T]):
         Takes as many elements as the buffer has room for whole values. Returns how many were taken; their bytes stand
         at the buffer's beginning.
         """
-        return self._many.pop_into(buffer)
+        return self._bulk.pop_into(buffer)
 
     def drain(self, limit: int | None = None) -> "Iterator[T]":
         """Yields elements, taking many at once, until the map is empty or `limit` were yielded.
@@ -368,7 +328,7 @@ class Map(Descriptor, Generic[T]):
         `limit` is max_entries unless given: a drain ends also while others go on pushing. If the loop is left early,
         what was taken and not yielded comes first in the next call.
         """
-        return self._many.drain(self.max_entries if limit is None else _count("limit", limit), self)
+        return self._bulk.drain(self.max_entries if limit is None else _count("limit", limit), self)
 
     def follow(self, poll: float = POLL) -> "Follow[T]":
         """Elements as they arrive, for ever: for `for` and for `async for`.
@@ -389,7 +349,7 @@ class Map(Descriptor, Generic[T]):
             return Status(False, f'the descriptor has access="{access}"')
         if is_frozen(self._fd):
             return Status(False, "the map is frozen")
-        return self._many.status
+        return self._bulk.status
 
     # Looking without taking
 
@@ -416,7 +376,7 @@ class Map(Descriptor, Generic[T]):
             from rawbpf.maps.qsize import Inspector
 
             # Another thread may be first.
-            self.__dict__.setdefault("_inspector", Inspector(self.fileno, self._info))
+            self.__dict__.setdefault("_inspector", Inspector(self._map, self._info))
         assert self._inspector is not None
         return self._inspector
 
@@ -427,60 +387,7 @@ class Map(Descriptor, Generic[T]):
 
         The way out when a codec can't decode an element: pop() would offer the same one again.
         """
-        return self._many.take_held()
-
-    def _pop_held(self, default: Any) -> Any:
-        values = self._many.pop_many(1)
-        if values:
-            return values[0]
-        if default is not _RAISE:
-            return default
-        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -errno.ENOENT)
-
-    # The map itself
-
-    def info(self) -> MapInfo:
-        """What the kernel says of the map now (BPF_OBJ_GET_INFO_BY_FD)."""
-        return syscall.obj_get_info_by_fd(self.fileno())
-
-    @property
-    def id(self) -> int:
-        """The map's number, system-wide, until it is freed."""
-        return self._info.id
-
-    @property
-    def name(self) -> str:
-        """The map's name, "" if it has none."""
-        return self._info.name
-
-    @property
-    def value_size(self) -> int:
-        """Length of a value in bytes."""
-        return self._value_size
-
-    @property
-    def max_entries(self) -> int:
-        """How many elements the map holds at most."""
-        return self._info.max_entries
-
-    @property
-    def map_flags(self) -> MapFlag:
-        """The flags it was created with, without BPF_F_RDONLY and BPF_F_WRONLY, which belong to a descriptor."""
-        return self._info.map_flags
-
-    def pin(self, path: StrPath) -> None:
-        """Gives the map a path in a bpffs (BPF_OBJ_PIN), mode 0600, where it lives until os.unlink(path).
-
-        Raises AlreadyExists, NotFound (no such directory), NotPermitted (not in a bpffs, or a '.' in the last part).
-        """
-        syscall.obj_pin(self.fileno(), path)
-
-    def freeze(self) -> None:
-        """Ends push and pop from user space for good (BPF_MAP_FREEZE); peek and BPF programs go on. Linux 5.2.
-
-        Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
-        """
-        syscall.map_freeze(self.fileno())
+        return self._bulk.take_held()
 
     # The descriptor
 
@@ -488,48 +395,18 @@ class Map(Descriptor, Generic[T]):
         """The descriptor. There is no readiness to wait for: poll() reports POLLERR at once, empty or not."""
         return super().fileno()
 
-    def detach(self) -> int:
-        """Gives the descriptor away: the caller closes it, this object counts as closed."""
-        fd = self.fileno()
-        self._fd = -1
-        self._warn_of(self._release())
-        return fd
-
-    def close(self) -> None:
-        """Closes the descriptor. The kernel frees the map with its last descriptor, pin and program. May be repeated.
-
-        Warns (RuntimeWarning) if elements were taken out of the kernel and not handed over: see take_held(). Raises
-        RuntimeError, and closes nothing, in a codec or signal handler that runs within a bulk call on the map.
-        """
-        if self._fd >= 0:
-            self._many.check_free()
-        fd, self._fd = self._fd, -1
-        if fd < 0:
-            return
-        try:
-            held = self._release()
-        finally:
-            os.close(fd)
-        self._warn_of(held)
-
-    def _warn_of(self, held: int) -> None:
-        if held:
+    def _release(self) -> None:
+        """Closes what bulk calls and qsize() opened; warns if elements were taken and not handed over."""
+        super()._release()
+        if self._inspector is not None:
+            self._inspector.close()
+        if held := self._bulk.close():
             what = f"{held} elements of {self!r} were popped and never handed over"
             warnings.warn(what, RuntimeWarning, stacklevel=3)
 
-    def _release(self) -> int:
-        """Closes what bulk calls and qsize() opened; returns how many elements are held."""
-        lib.map_retire(self._map)
-        if self._inspector is not None:
-            self._inspector.close()
-        return self._many.close()
-
-    def __repr__(self) -> str:
-        kind = type(self).__name__
-        if self._fd < 0:
-            return f"<{kind} {self.name!r} closed>" if hasattr(self, "_info") else f"<{kind} closed>"
-        sizes = f"value_size={self.value_size} max_entries={self.max_entries}"
-        return f"<{kind} {self.name!r} fd={self._fd} id={self.id} {sizes}>"
+    def _forget(self) -> None:
+        super()._forget()
+        self._bulk.forget()
 
     def __reduce__(self) -> "tuple[Any, ...]":
         # Only multiprocessing, while it starts a child, can give that child a descriptor.
@@ -541,10 +418,10 @@ class Map(Descriptor, Generic[T]):
         return _in_child, (type(self), DupFd(self.fileno()), self._codec)
 
     def _failure(self, cmd: Cmd, result: int) -> Exception:
-        return syscall.element_error(cmd, result, self._fd, self._info)
+        return element_error(cmd, result, self._map, self._info)
 
 
-class Queue(Map[T]):
+class Queue(QueueOrStack[T]):
     r"""A queue in the kernel (BPF_MAP_TYPE_QUEUE): first in, first out.
 
     >>> with Queue(4, 10, name="sample_queue") as q:
@@ -553,7 +430,7 @@ class Queue(Map[T]):
     b'\x01\x00\x00\x00'
     """
 
-    map_type = MapType.BPF_MAP_TYPE_QUEUE
+    map_types = (MapType.BPF_MAP_TYPE_QUEUE,)
 
     if TYPE_CHECKING:
 
@@ -571,7 +448,7 @@ class Queue(Map[T]):
         def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
 
 
-class Stack(Map[T]):
+class Stack(QueueOrStack[T]):
     """A stack in the kernel (BPF_MAP_TYPE_STACK): last in, first out.
 
     >>> with Stack("<IH", 128) as s:
@@ -580,7 +457,7 @@ class Stack(Map[T]):
     (7, 80)
     """
 
-    map_type = MapType.BPF_MAP_TYPE_STACK
+    map_types = (MapType.BPF_MAP_TYPE_STACK,)
 
     if TYPE_CHECKING:
 
@@ -622,11 +499,11 @@ def open_map(spec: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> 
     if kind == "id" and rest:
         if not rest.isdecimal():
             raise ValueError(f"{rest!r} is not a map's id")
-        fd = syscall.map_get_fd_by_id(int(rest), _open_flags(access))
+        fd = syscall.map_get_fd_by_id(int(rest), open_flags(access))
     elif kind == "name" and rest:
-        fd = syscall.map_get_fd_by_id(_id_of(rest), _open_flags(access))
+        fd = syscall.map_get_fd_by_id(id_of_name(rest), open_flags(access))
     else:
-        fd = syscall.obj_get(spec, _open_flags(access))
+        fd = syscall.obj_get(spec, open_flags(access))
     try:
         return map_from_fd(fd, value)
     except BaseException:
@@ -641,47 +518,11 @@ def map_from_fd(fd: int, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
     return _CLASSES[info.type].from_fd(fd, value)
 
 
-def maps() -> Iterator[MapInfo]:
-    """Every queue and stack on the system, by ascending id; needs CAP_SYS_ADMIN, else NotPermitted. Linux 4.13.
-
-    >>> with Queue(4, 8, name="listed") as q:
-    ...     [info.max_entries for info in maps() if info.id == q.id]
-    [8]
-    """
-    for map_id in syscall.map_ids():
-        try:
-            fd = syscall.map_get_fd_by_id(map_id)
-        except NotFound:
-            # Freed since its id was listed.
-            continue
-        try:
-            info = syscall.obj_get_info_by_fd(fd)
-        finally:
-            os.close(fd)
-        if info.type in _CLASSES:
-            yield info
-
-
 def _in_child(kind: "type[S]", duplicate: Any, codec: Codec[Any]) -> "S":
     """The map that a multiprocessing child was given with its arguments."""
     m = kind._from_new_fd(duplicate.detach, codec)
     os.set_inheritable(m.fileno(), False)
     return m
-
-
-def _id_of(name: str, map_type: MapType | None = None) -> int:
-    if not 0 < len(name) < BPF_OBJ_NAME_LEN:
-        raise ValueError(f"{name!r} can't be a map's name: those have 1 to 15 characters")
-    found = [info for info in maps() if info.name == name]
-    fitting = [info for info in found if map_type in (None, info.type)]
-    if len(fitting) > 1:
-        ids = ", ".join(str(info.id) for info in fitting)
-        raise ValueError(f"{len(fitting)} maps are named {name!r} (ids {ids}): use from_id()")
-    if fitting:
-        return fitting[0].id
-    if found:
-        raise TypeError(f"{syscall.describe(found[0])} is no {_CLASSES[map_type or 0].__name__}")
-    raise bpf_error(Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT, subject=f"queue or stack map is named {name!r}")
 
 
 def _codec_by_btf(info: MapInfo) -> Codec[Any]:
@@ -696,23 +537,8 @@ def _described(codec: Codec[Any], token_fd: int | None) -> "AbstractContextManag
     return described(codec, token_fd)
 
 
-def _open_flags(access: str) -> int:
-    try:
-        return _ACCESS[access]
-    except KeyError:
-        raise ValueError(f'access is "rw", "r" or "w", not {access!r}') from None
-
-
 def _count(name: str, number: SupportsIndex) -> int:
     count = operator.index(number)
     if count < 0:
         raise ValueError(f"{name} must not be negative")
     return count
-
-
-def _after_fork_in_child() -> None:
-    for each in _all_maps:
-        each._many.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Any
 
-from rawbpf.maps.queue_stack import Map, Queue, Stack, map_from_fd
+from rawbpf.maps.queue_stack import Queue, QueueOrStack, Stack, map_from_fd
 from rawbpf.values.codecs import OpenSpec
 
 # Goes with the descriptor: a stream socket carries none without a byte.
@@ -19,7 +19,7 @@ _INT = struct.Struct("i")
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 
 
-def send_map(sock: socket.socket, m: "Map[Any]") -> None:
+def send_map(sock: socket.socket, m: "QueueOrStack[Any]") -> None:
     """Sends a map over a Unix socket (SCM_RIGHTS). The receiver gets a descriptor of its own; this one stays open.
 
     What the descriptor may do goes with it: one opened with access="r" is read-only there too.

@@ -12,8 +12,9 @@ from rawbpf.abi import Cmd
 from rawbpf.abi.door import FFI_MODE, FFI_MODE_REASON
 from rawbpf.btf import reader
 from rawbpf.maps import bpffs
-from rawbpf.maps.many import BREAK_EVEN
-from rawbpf.maps.queue_stack import Queue, maps
+from rawbpf.maps.bulk import BREAK_EVEN
+from rawbpf.maps.listing import list_maps
+from rawbpf.maps.queue_stack import Queue
 from rawbpf.syscall.errors import BpfError, NotPermitted
 from rawbpf.syscall.permission import (
     Cause,
@@ -250,7 +251,7 @@ def _qsize(q: Queue[Any]) -> Check:
 
 def _ids() -> Check:
     try:
-        number = sum(1 for _ in maps())
+        number = sum(1 for _ in list_maps())
     except BpfError as error:
         return _failed("ids", error, why_not_permitted(error.cmd))
     return Check("ids", True, f"{number} queues and stacks are on the system")

@@ -13,8 +13,6 @@ from rawbpf.syscall.element import (
     map_lookup_and_delete_elem,
     map_lookup_elem,
     map_update_elem,
-    new_element,
-    new_map,
     value_bytes,
 )
 from rawbpf.syscall.info import (
@@ -130,8 +128,6 @@ __all__ = [
     "map_lookup_elem",
     "map_update_batch",
     "map_update_elem",
-    "new_element",
-    "new_map",
     "obj_get",
     "obj_get_info_by_fd",
     "obj_pin",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rawbpf.abi import BPF_ANY, Cmd, ElemFlag, MapType
 from rawbpf.abi.door import ffi
 from rawbpf.syscall.call import address_of, bpf_attr, call
-from rawbpf.syscall.errors import bpf_error
+from rawbpf.syscall.errors import BpfError, bpf_error
 from rawbpf.syscall.info import MapInfo, check_is_map, describe, obj_get_info_by_fd
 from rawbpf.syscall.proc import possible_cpus
 from rawbpf.syscall.rules import QUEUE_AND_STACK, check_key, check_push_flags
@@ -173,27 +173,6 @@ def _sized(name: str, data: "Buffer", size: int, info: MapInfo) -> "CData":
     return ffi.new("char[]", copy)
 
 
-def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
-    """The exception for an element command that answered `result`; for a map that was closed (fd -1) a ValueError."""
-    if fd < 0:
-        return ValueError(f"{describe(info)} is closed")
+def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> BpfError:
+    """The exception for an element command that answered `result`."""
     return bpf_error(cmd, -result, fd=fd, about=info.type, subject=describe(info), max_entries=info.max_entries)
-
-
-# The memory of the calls that Queue and Stack make through the C functions of the same names
-
-
-def new_map(fd: int) -> "CData":
-    """A struct map: the descriptor as the element calls take it. Who closes it calls lib.map_retire() first."""
-    return ffi.new("struct map *", {"fd": fd})
-
-
-def new_element(m: "CData", value_size: int) -> "tuple[CData, memoryview]":
-    """Where a peek or a pop leaves its element: a struct element, and a view of its `value_size` bytes of value.
-
-    Only the kernel's own value_size will do: it writes that many bytes. The caller keeps the struct map alive.
-    """
-    memory = bytearray(ffi.sizeof("struct element") + value_size)
-    element = ffi.from_buffer("struct element *", memory)
-    element.map = m
-    return element, memoryview(memory)[ffi.sizeof("struct element") :]

@@ -189,7 +189,7 @@ def bpf_error(
     explained from evidence (permission.py): `fd`, `token_fd`, `about` and the path among the details are where to look
     for it. First raises what a hook at the door raised, if that is why the call failed.
     """
-    raise_hook_failure()
+    raise_hook_failure(-error)
     meaning = meanings.meaning_of(cmd, error, about, known_subject="subject" in details)
     if error == errno.EINVAL and kernel_version() < tuple(map(int, cmd.since.split(".") if cmd.since else "0")):
         running = ".".join(map(str, kernel_version()))

@@ -318,8 +318,24 @@ def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
 
 # Many values at once
 
+# Items of a buffer that are no data but addresses in this process: O of numpy and structured dtypes, and of ctypes P
+# (void *), z and Z (strings), & (pointers) and X (functions). Names of members stand between colons.
+_NAMES = re.compile(r":[^:]*:")
+_ADDRESSES = re.compile("[OPzZ&X]")
 
-def decode_many(codec: Codec[Any], chunks: "list[bytes | memoryview]") -> list[Any]:
+
+def bytes_view(buffer: "Buffer") -> memoryview:
+    """The bytes of a contiguous buffer. Raises TypeError for one whose items are addresses of Python objects or of
+    anything else: no other process could follow them, and to write over them would crash this one."""
+    view = memoryview(buffer)
+    if found := _ADDRESSES.search(_NAMES.sub("", view.format)):
+        raise TypeError(f"the buffer holds addresses (format {view.format!r} has {found[0]!r}), no values")
+    if not view.c_contiguous:
+        raise TypeError("the buffer is not contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"").cast("B") if view.readonly else memoryview(bytearray())
+
+
+def decode_many(codec: Codec[Any], chunks: "Iterable[bytes | memoryview]") -> list[Any]:
     """The values in chunks of raw elements. A codec that has a faster way than one by one has decode_all(data, values),
     which appends the values to a list: copying a list of them costs as much as a quarter of the decoding."""
     decode_all = getattr(codec, "decode_all", None)

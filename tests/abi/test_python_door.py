@@ -2,13 +2,17 @@
 
 import errno
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from importlib.metadata import distributions
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,6 +20,8 @@ import rawbpf
 from rawbpf import Queue
 from rawbpf.abi import door, layout, python_door
 from rawbpf.abi._cdef import ffi as abi_ffi
+from rawbpf.abi.syscall_number import syscall_number
+from tests.conftest import examples
 
 pytestmark = pytest.mark.alike
 
@@ -60,7 +66,6 @@ def test_every_field_is_where_the_text_says(ffi):
             checked += 1
     assert checked > 200
     assert (ffi.sizeof("union bpf_attr"), ffi.sizeof("struct bpf_map_info")) == (168, 104)
-    assert ffi.sizeof("struct element") == ffi.offsetof("struct element", "value")
 
 
 # The functions
@@ -68,50 +73,94 @@ def test_every_field_is_where_the_text_says(ffi):
 
 def test_it_has_every_function_of_the_text():
     """Each prototype at the end of bpf.h is a function here."""
-    text = ROOT.joinpath("rawbpf", "bpf.h")
-    text = text if text.exists() else Path(door.__file__).with_name("bpf.h")
-    declared = re.findall(r"^(?:int|void|char) \*?(\w+)\(", text.read_text(), re.MULTILINE)
-    assert len(declared) == 9
+    text = Path(door.__file__).with_name("bpf.h").read_text()
+    declared = re.findall(r"^(?:int|void|char|uint32_t|int64_t) \*?(\w+)\(", text, re.MULTILINE)
+    assert len(declared) > 15
     for name in declared:
         assert callable(getattr(python_door, name))
 
 
-_CALLS = (
-    ("map_lookup_elem", "element"),
-    ("map_lookup_and_delete_elem", "element"),
+class Side:
+    """One door with a map, two batches and a scratch that is never run; and what can be seen of them."""
+
+    def __init__(self, m: "Queue[bytes]", made: ModuleType, lib: Any, ffi: Any) -> None:
+        self.lib, self.ffi = lib, ffi
+        self.map = made.new_map(m.fileno(), 4)
+        self.closed = made.new_map(-1 if lib is not python_door else 0xFFFFFFFF, 4)
+        self.batches = [made.new_batch(self.map, capacity) for capacity in (2, 3)]
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        words = {
+            "map": self.map,
+            "closed": self.closed,
+            "a": self.batches[0][0],
+            "b": self.batches[1][0],
+            "room": self.ffi.new("char[]", 4),
+        }
+        return getattr(self.lib, name)(*(words.get(each, each) for each in arguments))
+
+    def seen(self) -> list[Any]:
+        found: list[Any] = [self.map.held, self.map.taken]
+        for batch, view in self.batches:
+            found.append((batch.state, batch.first, batch.count))
+            found.append(bytes(view[4 * batch.first : 4 * batch.count]) if batch.state else b"")
+        return found
+
+
+_CALLS = [
     ("map_update_elem", "map", b"abcd", 0),
-    ("map_update_elem", "map", b"abcd", 0),
-    ("map_update_elem", "map", b"efgh", 2),
-    ("map_update_elem", "map", b"efgh", 2**64 - 1),
+    ("map_update_elem", "map", b"efgh", 0),
+    ("map_update_elem", "map", b"ijkl", 2),
+    ("map_update_elem", "map", b"mnop", 2**64 - 1),
     ("map_update_elem", "closed", b"efgh", 0),
-    ("map_lookup_elem", "element"),
-    ("map_lookup_and_delete_elem", "element"),
-    ("map_lookup_and_delete_elem", "element"),
-)
+    ("map_push", "map", b"qrstuvwxyz01", 3, 0),
+    ("map_push", "map", b"qrstuvwxyz01", 3, 2),
+    ("map_lookup_elem", "map", "room"),
+    ("map_lookup_elem", "closed", "room"),
+    *(
+        call
+        for batch, other in (("a", "b"), ("b", "a"))
+        for call in (
+            ("map_lookup_and_delete_elem", batch),
+            *[("batch_begin", batch)] * 8,
+            *[("batch_pop", batch, 1), ("batch_pop", batch, 5)] * 4,
+            ("batch_keep", batch),
+            ("batch_hold", batch, batch),
+            ("batch_hold", batch, other),
+            ("batch_left", batch),
+            *[("batch_move", batch, other, 1), ("batch_move", batch, other, 9)] * 4,
+            *[("batch_absorb", batch)] * 4,
+        )
+    ),
+]
 
 
 @pytest.mark.creates
 @pytest.mark.real_kernel(reason="it looks behind the door")
 def test_both_doors_answer_the_same():
-    """The commands of elements, full, empty and refused, have the same results through door.c and through Python."""
+    """Any row of calls has the same results through door.c and through Python, and leaves the same in the batches."""
     native = pytest.importorskip("rawbpf.abi._native", reason="the compiled extension is not installed")
-    answers = []
-    for ffi, lib in ((native.ffi, native.lib), (abi_ffi, python_door)):
-        with Queue(4, 1) as q:
-            memory = bytearray(ffi.sizeof("struct element") + 4)
-            element = ffi.from_buffer("struct element *", memory)
-            element.map = m = ffi.new("struct map *", {"fd": q.fileno()})
-            closed = ffi.new("struct map *", {"fd": -1})
-            seen = []
-            for name, *arguments in _CALLS:
-                given = [{"element": element, "map": m, "closed": closed}.get(word, word) for word in arguments]
-                seen.append((getattr(lib, name)(*given), element.taken, bytes(memory[-4:])))
-            seen.append(lib.bpf(9999, ffi.new("char[]", 8), 8))
-            seen.append(lib.bpf_syscall(9999, ffi.new("char[]", 8), 8))
-            answers.append(seen)
-    assert answers[0] == answers[1]
-    assert [answer[0] for answer in answers[0][:4]] == [-errno.ENOENT, -errno.ENOENT, 0, -errno.E2BIG]
-    assert [answer[1] for answer in answers[0][7:10]] == [0, 1, 0]
+    from rawbpf.abi import batches
+
+    chance = random.Random(5)
+    with Queue(4, 5) as q, Queue(4, 5) as r:
+        sides = Side(q, batches, native.lib, native.ffi), Side(r, python_door, python_door, abi_ffi)
+        counts: Counter[str] = Counter()
+        for _ in range(examples(4000)):
+            # What is in no call's hands is not to be moved to or added to.
+            taken = {name for name, (batch, _) in zip("ab", sides[0].batches, strict=True) if batch.state == 1}
+            name, *arguments = chance.choice(_CALLS)
+            if name in ("batch_pop", "batch_move", "batch_absorb") and arguments[0] not in taken:
+                continue
+            if chance.random() < 0.1 and taken:
+                for side in sides:
+                    side.batches[min(taken) == "b"][0].state = 0
+            answers = [side.call(name, *arguments) for side in sides]
+            assert answers[0] == answers[1], (name, arguments)
+            assert sides[0].seen() == sides[1].seen(), (name, arguments)
+            counts[name] += 1
+        assert min(counts.values()) > 5
+        assert all(sides[0].call(*call) == sides[1].call(*call) for call in [("bpf", 9999, "room", 4)])
 
 
 @pytest.mark.parametrize("arguments", [(2**31, 8), (-(2**31) - 1, 8), (1, -1), (1, 2**32)])
@@ -153,7 +202,7 @@ def test_an_unknown_machine_is_said_to_be(monkeypatch):
 )
 def test_the_number_by_machine(machine, pointer_size, number):
     """uname(2) and the size of a pointer decide; where they don't there is none."""
-    assert python_door.syscall_number(machine, pointer_size) == number
+    assert syscall_number(machine, pointer_size) == number
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
@@ -167,9 +216,7 @@ def test_the_number_is_the_headers(option, pointer_size):
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         pytest.skip("<asm/unistd.h> is not installed")
-    assert re.search(r"#define __NR_bpf (\d+)", result.stdout)[1] == str(
-        python_door.syscall_number("x86_64", pointer_size)
-    )
+    assert re.search(r"#define __NR_bpf (\d+)", result.stdout)[1] == str(syscall_number("x86_64", pointer_size))
 
 
 # Which door

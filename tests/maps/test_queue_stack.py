@@ -254,7 +254,7 @@ class TestIds:
         """maps() yields every queue and stack by ascending id, as the kernel describes them, and no other type."""
         array = syscall.map_create(MapType.BPF_MAP_TYPE_ARRAY, "array", 4, 4, 4)
         with Queue(4, 3, name="q") as q, Stack(8, 5, name="s") as s:
-            found = list(rawbpf.maps())
+            found = list(rawbpf.list_maps())
             assert q.info() in found
             assert s.info() in found
         os.close(array)
@@ -264,7 +264,7 @@ class TestIds:
     @pytest.mark.real_kernel(reason="privileges")
     def test_ids_without_the_privilege(self):
         """CAP_BPF alone is EPERM, and the error names CAP_SYS_ADMIN."""
-        code = "import rawbpf\ntry: list(rawbpf.maps())\nexcept rawbpf.NotPermitted as e: print(e)"
+        code = "import rawbpf\ntry: list(rawbpf.list_maps())\nexcept rawbpf.NotPermitted as e: print(e)"
         result = subprocess.run(
             ["setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf", sys.executable, "-c", code],
             capture_output=True,

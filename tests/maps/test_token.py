@@ -80,7 +80,7 @@ else:
         attempt("stack", lambda: use(token, Stack))
         attempt("fileno", lambda: use(token.fileno()))
         attempt("typed", lambda: use(token, btf=True))
-        attempt("ids", lambda: list(rawbpf.maps()))
+        attempt("ids", lambda: list(rawbpf.list_maps()))
         # CAP_BPF (39) out of the effective set: the token alone is not enough.
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)
         data = (ctypes.c_uint32 * 6)()

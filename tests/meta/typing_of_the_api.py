@@ -63,7 +63,7 @@ def opened() -> None:
         m.push(b"abcd")
     either = open_map(Path("/sys/fs/bpf/q"), "<I")
     assert_type(either, Queue[Any] | Stack[Any])
-    assert_type([info.max_entries for info in rawbpf.maps()], list[int])
+    assert_type([info.max_entries for info in rawbpf.list_maps()], list[int])
 
 
 def by_btf(btf: Btf) -> None:

@@ -39,7 +39,7 @@ CAP_BPF_ALONE = ("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf")
 # Installs a filter that answers EPERM to bpf(2), to all its commands or to one.
 SECCOMP = """
 import ctypes, os, struct
-from rawbpf.abi.python_door import syscall_number
+from rawbpf.abi.syscall_number import syscall_number
 def forbid_bpf(command=None):
     number = syscall_number(os.uname().machine, struct.calcsize("P"))
     load, equal, give = 0x20, 0x15, 0x06                        # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
@@ -103,9 +103,9 @@ def test_the_doctor_leaves_nothing_behind(bpf_folder):
     created = rawbpf.diagnose().check("create").evidence
     number = int(re.findall(r"id (\d+)", created)[0])
     deadline = time.monotonic() + 30
-    while number in [info.id for info in rawbpf.maps()] and time.monotonic() < deadline:
+    while number in [info.id for info in rawbpf.list_maps()] and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert number not in [info.id for info in rawbpf.maps()]
+    assert number not in [info.id for info in rawbpf.list_maps()]
     assert os.listdir(bpf_folder) == pins
 
 
@@ -161,7 +161,7 @@ def test_an_error_and_the_doctor_say_the_same(prefix):
     code = """
 import rawbpf
 checks = {check.name: check for check in rawbpf.diagnose().checks}
-for name, call in (("create", lambda: rawbpf.Queue(4, 1).close()), ("ids", lambda: list(rawbpf.maps()))):
+for name, call in (("create", lambda: rawbpf.Queue(4, 1).close()), ("ids", lambda: list(rawbpf.list_maps()))):
     try: call()
     except rawbpf.NotPermitted as error: assert error.hint == str(checks[name].cause), error; print(name)
     else: assert checks[name].works

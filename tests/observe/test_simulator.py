@@ -469,7 +469,7 @@ class TestEveryElementCall:
     def test_alike(self, kernels, kind, cmd, state):
         """Both kernels answer alike, and leave the same bytes; then the map is brought back into its state."""
         access = {"read-only": MapFlag.BPF_F_RDONLY, "write-only": MapFlag.BPF_F_WRONLY}.get(state, 0)
-        attr = bpf_attr(map_type=kind.map_type, value_size=8, max_entries=1, map_flags=access)
+        attr = bpf_attr(map_type=kind.map_types[0], value_size=8, max_entries=1, map_flags=access)
         m = kernels.created(bytes(ffi.buffer(attr))[:20], None, None)
         usual = {"which": m, "key": 0, "place": "buffer", "value": b"12345678", "flags": 0, "size": None, "stray": None}
         if state in ("full", "frozen"):
@@ -501,7 +501,8 @@ def test_it_needs_nothing():
         "import rawbpf\n"
         "with rawbpf.simulate() as kernel, rawbpf.Queue(4, 3, name='mine') as q:\n"
         "    q.push(b'abcd'); q.pin(kernel.bpffs + '/q')\n"
-        "    with rawbpf.Queue.open(kernel.bpffs + '/q') as again: print(again.pop(), [m.name for m in rawbpf.maps()])"
+        "    with rawbpf.Queue.open(kernel.bpffs + '/q') as again:\n"
+        "        print(again.pop(), [m.name for m in rawbpf.list_maps()])"
     )
     drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
     command = [*(drop if IS_ROOT else []), sys.executable, "-c", code]

@@ -236,7 +236,7 @@ def test_info_equals_what_was_asked_for(kind):
     """The kernel confirms type, sizes, flags and name."""
     with kind(12, 34, name="thing", flags=MapFlag.BPF_F_RDONLY_PROG, numa_node=0) as m:
         info = m.info()
-    assert (info.type, info.key_size, info.value_size, info.max_entries) == (kind.map_type, 0, 12, 34)
+    assert (info.type, info.key_size, info.value_size, info.max_entries) == (kind.map_types[0], 0, 12, 34)
     assert info.map_flags == MapFlag.BPF_F_RDONLY_PROG | MapFlag.BPF_F_NUMA_NODE
     assert info.name == "thing"
     assert info.id > 0
@@ -307,4 +307,4 @@ def test_no_memory(kind, memory_cgroup):
 
 def test_both_classes_say_which_they_are():
     """map_type is the kernel's number for the class."""
-    assert (Queue.map_type, Stack.map_type) == (22, 23)
+    assert (Queue.map_types, Stack.map_types) == ((22,), (23,))

@@ -8,7 +8,7 @@ import pytest
 
 from rawbpf import BPF_ANY, BPF_EXIST, BPF_NOEXIST, BpfError, Empty, Full, MapFlag, NotPermitted, Queue, Stack, syscall
 from rawbpf.abi import ENOTSUPP, Cmd, MapType
-from rawbpf.abi.door import ffi
+from rawbpf.abi.door import FFI_MODE, ffi, lib, new_batch, new_map
 from rawbpf.syscall.proc import kernel_version
 
 pytestmark = pytest.mark.creates
@@ -447,32 +447,27 @@ def test_a_strided_buffer_is_pushed_as_it_reads(empty):
 @pytest.mark.parametrize("name", ["map_lookup_elem", "map_lookup_and_delete_elem"])
 def test_guard_bytes(kind, value_size, name):
     """The kernel writes value_size bytes and no more: bytes around the buffer stay as they were."""
-    from rawbpf.abi.door import lib
-
-    header, guard = ffi.sizeof("struct element"), b"\x5a" * 64
+    guard = b"\x5a" * 64
     value = os.urandom(value_size)
     with kind(value_size, 2) as m:
         m.push(value)
-        memory = bytearray(guard + bytes(header + value_size) + guard)
-        slot = ffi.cast("struct element *", ffi.from_buffer("char[]", memory) + len(guard))
-        handle = syscall.new_map(m.fileno())
-        slot.map = handle
-        assert getattr(lib, name)(slot) == 0
-        body = memory[len(guard) + header :]
+        memory = bytearray(guard + bytes(value_size) + guard)
+        room = ffi.from_buffer("char[]", memoryview(memory)[len(guard) :])
+        handle = new_map(m.fileno(), value_size)
+        batch, _ = new_batch(handle, 1)
+        batch.data = room if FFI_MODE == "api" else memoryview(memory)[len(guard) :]
+        assert getattr(lib, name)(*((handle, room) if name == "map_lookup_elem" else (batch,))) == 0
         assert memory[: len(guard)] == guard
-        assert body[:value_size] == value
-        assert body[value_size:] == guard
+        assert memory[len(guard) : -len(guard)] == value
+        assert memory[-len(guard) :] == guard
 
 
 @pytest.mark.parametrize("value_size", [1, 2, 3, 7, 8, 13, 4096, 4 << 20])
 def test_the_librarys_own_buffers_fit_exactly(kind, value_size):
-    """new_element() makes a buffer of the header and value_size bytes; the view is the value."""
+    """new_batch() makes room for so many values, and no more; the view is that room."""
     with kind(value_size, 1) as m:
-        handle = syscall.new_map(m.fileno())
-        element, value = syscall.new_element(handle, m.value_size)
-        assert value.nbytes == value_size
-        assert len(value.obj) == ffi.sizeof("struct element") + value_size
-        del element
+        _, room = new_batch(new_map(m.fileno(), value_size), 3)
+        assert room.nbytes == 3 * value_size
 
 
 # The functions of rawbpf.syscall
@@ -480,7 +475,7 @@ def test_the_librarys_own_buffers_fit_exactly(kind, value_size):
 
 def test_syscall_functions(kind):
     """map_update_elem, map_lookup_elem and map_lookup_and_delete_elem push, peek and pop."""
-    fd = syscall.map_create(kind.map_type, "direct", 0, 4, 2)
+    fd = syscall.map_create(kind.map_types[0], "direct", 0, 4, 2)
     syscall.map_update_elem(fd, None, one(1), BPF_ANY)
     assert syscall.map_lookup_elem(fd, None) == one(1)
     assert syscall.map_lookup_and_delete_elem(fd, None) == one(1)

@@ -18,14 +18,14 @@ VALUES = list(range(1000, 1000 + 3 * SIZE // 2))
 
 def test_key_size_is_refused_by_the_kernel(raw_errno, kind):
     """key_size 4 is EINVAL."""
-    attr = syscall.bpf_attr(map_type=kind.map_type, key_size=4, value_size=4, max_entries=SIZE)
+    attr = syscall.bpf_attr(map_type=kind.map_types[0], key_size=4, value_size=4, max_entries=SIZE)
     assert raw_errno(Cmd.BPF_MAP_CREATE, attr) == errno.EINVAL
 
 
 def test_no_prealloc_is_refused_by_the_kernel(raw_errno, kind):
     """BPF_F_NO_PREALLOC is EINVAL."""
     flags = int(MapFlag.BPF_F_NO_PREALLOC)
-    attr = syscall.bpf_attr(map_type=kind.map_type, value_size=4, max_entries=SIZE, map_flags=flags)
+    attr = syscall.bpf_attr(map_type=kind.map_types[0], value_size=4, max_entries=SIZE, map_flags=flags)
     assert raw_errno(Cmd.BPF_MAP_CREATE, attr) == errno.EINVAL
 
 

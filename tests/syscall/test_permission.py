@@ -139,7 +139,7 @@ def test_creation_without_the_capability():
 @pytest.mark.real_kernel(reason="privileges")
 def test_ids_without_the_capability():
     """The ids of maps need CAP_SYS_ADMIN, and the hint says so."""
-    [line] = run(AS_NOBODY + "answer(lambda: list(rawbpf.maps()))")
+    [line] = run(AS_NOBODY + "answer(lambda: list(rawbpf.list_maps()))")
     assert line.startswith("EPERM this process has no CAP_SYS_ADMIN")
 
 

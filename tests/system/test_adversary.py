@@ -116,10 +116,7 @@ def test_a_value_size_that_is_not_what_is_expected(kind, bpf_folder, size):
                 with pytest.raises(ValueError, match=f"{size} bytes"):
                     way()
         if size != 4:
-            for call in (syscall.map_lookup_elem, syscall.map_lookup_and_delete_elem):
-                with pytest.raises(ValueError, match="value_size 4"):
-                    call(m.fileno(), None, size)
-            with pytest.raises(ValueError, match="value_size 4"):
+            with pytest.raises(ValueError, match=f"the value has {size} bytes, and .* wants 4"):
                 syscall.map_update_elem(m.fileno(), None, bytes(size))
         assert m.pop() == b"abcd"
 
@@ -128,7 +125,7 @@ def test_a_value_size_that_is_not_what_is_expected(kind, bpf_folder, size):
 def test_names_with_odd_bytes(kind):
     """A map whose name has bytes past ASCII, as the kernel takes them, can be opened, shown and closed; no name of
     ours has such bytes."""
-    attr = syscall.bpf_attr(map_type=kind.map_type, value_size=4, max_entries=1, map_name=b"caf\xe9_\xff")
+    attr = syscall.bpf_attr(map_type=kind.map_types[0], value_size=4, max_entries=1, map_name=b"caf\xe9_\xff")
     try:
         fd = syscall.bpf(Cmd.BPF_MAP_CREATE, attr, 44)
     except rawbpf.BpfError as error:
@@ -503,4 +500,4 @@ def test_a_map_that_vanishes_while_maps_lists(monkeypatch):
     """An id that was freed since it was listed is passed over."""
     monkeypatch.setattr(syscall, "map_ids", lambda: iter([1 << 30]))
     with contextlib.suppress(NotPermitted):
-        assert list(rawbpf.maps()) == []
+        assert list(rawbpf.list_maps()) == []

@@ -27,7 +27,7 @@ import pytest
 import rawbpf
 from rawbpf import BpfError, NotFound, NotPermitted, Queue
 from rawbpf.abi import Cmd, ProgType, door
-from rawbpf.maps import bpffs, bulk
+from rawbpf.maps import bpffs, in_kernel
 from rawbpf.programs.asm import R0, exit_, mov
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import ETH_HLEN, Program
@@ -105,7 +105,7 @@ def all_that_makes_descriptors(path: str):
     if door.simulated is None:
         calls |= {
             "from_id": (lambda: opened(lambda: Queue.from_id(q.id)), q.id),
-            "maps()": (lambda: q.id in [info.id for info in rawbpf.maps()], True),
+            "maps()": (lambda: q.id in [info.id for info in rawbpf.list_maps()], True),
             "qsize": (q.qsize, 0),
             "snapshot": (q.snapshot, []),
             "Program": (program, 7),
@@ -541,10 +541,10 @@ def test_signals_leave_nothing_of_an_object_file(bpf_folder, compiled, seconds):
 def test_a_signal_where_the_closing_of_a_scratch_begins(kind, monkeypatch):
     """The kernel refuses the first program, and a signal handler raises as the scratch is to be closed, before the
     first line of close(): its descriptor is not left open."""
-    refused, close = iter([-errno.EINVAL]), bulk.InKernel.close
+    refused, close = iter([-errno.EINVAL]), in_kernel.InKernel.close
 
     def interrupted(self):
-        monkeypatch.setattr(bulk.InKernel, "close", close)
+        monkeypatch.setattr(in_kernel.InKernel, "close", close)
         raise Interrupted
 
     def refuse(cmd, attr, size):
@@ -553,7 +553,7 @@ def test_a_signal_where_the_closing_of_a_scratch_begins(kind, monkeypatch):
 
     with kind("<I", 100) as m:
         before = descriptors()
-        monkeypatch.setattr(bulk.InKernel, "close", interrupted)
+        monkeypatch.setattr(in_kernel.InKernel, "close", interrupted)
         previous = door.set_hook(refuse)
         try:
             with pytest.warns(ResourceWarning, match="unclosed"), pytest.raises(Interrupted):
@@ -725,7 +725,7 @@ with Queue("<I", 100, name="alone") as q:
     tell(q.qsize)
     tell(lambda: q.pin("/tmp/no-bpffs"))
     tell(lambda: list(q.drain()) == list(range(20, 50)))
-    tell(lambda: [info.name for info in rawbpf.maps() if info.id == q.id])
+    tell(lambda: [info.name for info in rawbpf.list_maps() if info.id == q.id])
     try: q.freeze()
     except rawbpf.BpfError: pass
     else: tell(lambda: q.push(1))

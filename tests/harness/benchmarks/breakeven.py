@@ -1,7 +1,7 @@
 """From which batch size, and up to which value size, one run of a program beats a system call for each element.
 
-The two constants of rawbpf that decide it, many.BREAK_EVEN and bulk.VALUE_SIZE_MAX, are set aside here, so that both
-ways are measured on both sides of them.
+The two constants of rawbpf that decide it, bulk.BREAK_EVEN and in_kernel.VALUE_SIZE_MAX, are set aside here, so that
+both ways are measured on both sides of them.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from unittest import mock
 
 from rawbpf import Queue
-from rawbpf.maps.queue_stack import bulk, many
+from rawbpf.maps import bulk, in_kernel
 from tests.harness.benchmarks.bulk import Stage, repeated
 from tests.harness.benchmarks.measure import Contender, Report, floor, medians, table
 
@@ -30,7 +30,7 @@ THRESHOLDS = {IN_KERNEL: 1, ONE_BY_ONE: NEVER}
 
 def with_break_even(threshold: int, contender: Contender) -> Contender:
     def patched() -> float:
-        with mock.patch.object(many, "BREAK_EVEN", threshold):
+        with mock.patch.object(bulk, "BREAK_EVEN", threshold):
             return contender()
 
     return patched
@@ -71,7 +71,7 @@ def by_batch(value_size: int, rounds: int) -> str:
     rows = [[f"{value_size}-byte values: in the kernel, elements a call", *names]]
     rows += [[str(batch), *(f"{times[name][batch]:.2f} x" for name in names)] for batch in COUNTS]
     rows.append(["faster from", *(first_faster(times[name]) for name in names)])
-    rows.append(["many.BREAK_EVEN", *[str(many.BREAK_EVEN)] * len(names)])
+    rows.append(["bulk.BREAK_EVEN", *[str(bulk.BREAK_EVEN)] * len(names)])
     return table(rows)
 
 
@@ -87,7 +87,7 @@ def by_value_size(rounds: int) -> str:
     rows: list[list[str]] = []
     for value_size in SIZES:
         batch = min(1024, BYTES // value_size)
-        with mock.patch.object(bulk, "VALUE_SIZE_MAX", NEVER), Queue(value_size, batch) as q:
+        with mock.patch.object(in_kernel, "VALUE_SIZE_MAX", NEVER), Queue(value_size, batch) as q:
             stage = Stage(q)
             c, fd, buffer = floor(), q.fileno(), ctypes.create_string_buffer(value_size)
             contenders = both_ways(stage, batch, 1)
@@ -103,7 +103,7 @@ def by_value_size(rounds: int) -> str:
             for name in names
         ]
         rows.append([f"{value_size} B, {batch}", c_cell, *cells])
-    rows.append([f"bulk.VALUE_SIZE_MAX is {bulk.VALUE_SIZE_MAX} B", *[""] * (len(rows[0]) - 1)])
+    rows.append([f"in_kernel.VALUE_SIZE_MAX is {in_kernel.VALUE_SIZE_MAX} B", *[""] * (len(rows[0]) - 1)])
     return table(rows)
 
 

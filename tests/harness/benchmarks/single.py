@@ -3,8 +3,8 @@
 import ctypes
 from collections.abc import Callable
 
-from rawbpf import Queue, syscall
-from rawbpf.abi.door import lib
+from rawbpf import Queue
+from rawbpf.abi.door import lib, new_batch, new_map
 from tests.harness.benchmarks.measure import Contender, Report, floor, libbpf, medians, table, timed
 
 CALLS = 10_000
@@ -17,8 +17,8 @@ BUDGETS = {"push": 1.8, "pop": 2.2}
 def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
     """For push and pop, each way to do it CALLS times. A push fills the queue, a pop empties it."""
     c, fd, buffer = floor(), q.fileno(), ctypes.create_string_buffer(8)
-    m = syscall.new_map(fd)
-    element, _ = syscall.new_element(m, 8)
+    m = new_map(fd, 8)
+    batch, _ = new_batch(m, 1)
     found: dict[str, dict[str, Contender]] = {
         "push": {
             "C loop": _timed(c.push, fd, VALUE, CALLS),
@@ -27,7 +27,7 @@ def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
         },
         "pop": {
             "C loop": _timed(c.pop, fd, buffer, CALLS),
-            "cffi call alone": _timed(_bare_pop, lib.map_lookup_and_delete_elem, element),
+            "cffi call alone": _timed(_bare_pop, lib.map_lookup_and_delete_elem, batch),
             "rawbpf": _timed(_pop, q.pop),
         },
     }
@@ -56,9 +56,10 @@ def _bare_push(push, fd):
         push(fd, VALUE, 0)
 
 
-def _bare_pop(pop, element):
+def _bare_pop(pop, batch):
     for _ in range(CALLS):
-        pop(element)
+        pop(batch)
+        batch.state = 0
 
 
 def _libbpf_push(update, fd):
