@@ -21,18 +21,49 @@ from typing import TYPE_CHECKING, Any
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
 from rawbpf.maps.listing import list_maps
 from rawbpf.maps.map import Map
-from rawbpf.maps.queue_stack import Queue, Stack, open_map
+from rawbpf.maps.queue_stack import Queue, Stack
 from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
-from rawbpf.syscall.errors import AlreadyExists, BpfError, Busy, Empty, Full, NotFound, NotPermitted, Unsupported
+from rawbpf.syscall.errors import (
+    AlreadyExists,
+    BpfError,
+    Busy,
+    Empty,
+    Full,
+    NoSuchIndex,
+    NoSuchKey,
+    NotFound,
+    NotPermitted,
+    Unsupported,
+)
 from rawbpf.syscall.memlock import set_memlock_rlimit
 from rawbpf.values.codecs import BTF, Codec
 from rawbpf.version import __version__
 
 if TYPE_CHECKING:
+    from rawbpf.maps.array import Array, PerCpuArray
+    from rawbpf.maps.hash import Hash, LruHash, LruPerCpuHash, PerCpuHash
+    from rawbpf.maps.lpm_trie import LpmTrie
+    from rawbpf.maps.of_descriptors import (
+        ArrayOfMaps,
+        CgroupArray,
+        CpuMap,
+        DevMap,
+        DevMapHash,
+        HashOfMaps,
+        PerfEventArray,
+        ProgArray,
+        ReuseportSockArray,
+        SockHash,
+        SockMap,
+        XskMap,
+    )
+    from rawbpf.maps.other import OtherMap
+    from rawbpf.maps.ring_buffer import RingBuffer
     from rawbpf.maps.sharing import recv_map, send_map
     from rawbpf.maps.token import Token
     from rawbpf.objects.elf import ObjectFileError
     from rawbpf.objects.object_file import ObjectFile
+    from rawbpf.objects.opening import open_map
     from rawbpf.observe.diagram import explain
     from rawbpf.observe.doctor import diagnose
     from rawbpf.observe.simulator import simulate
@@ -46,30 +77,53 @@ __all__ = [
     "BPF_NOEXIST",
     "BTF",
     "AlreadyExists",
+    "Array",
+    "ArrayOfMaps",
     "BpfError",
     "Busy",
+    "CgroupArray",
     "Cmd",
     "Codec",
+    "CpuMap",
+    "DevMap",
+    "DevMapHash",
     "ElemFlag",
     "Empty",
     "FileFlag",
     "Full",
+    "Hash",
+    "HashOfMaps",
     "Link",
+    "LpmTrie",
+    "LruHash",
+    "LruPerCpuHash",
     "Map",
     "MapFlag",
     "MapInfo",
     "MapType",
+    "NoSuchIndex",
+    "NoSuchKey",
     "NotFound",
     "NotPermitted",
     "ObjectFile",
     "ObjectFileError",
+    "OtherMap",
+    "PerCpuArray",
+    "PerCpuHash",
+    "PerfEventArray",
+    "ProgArray",
     "ProgType",
     "Program",
     "Queue",
+    "ReuseportSockArray",
+    "RingBuffer",
+    "SockHash",
+    "SockMap",
     "Stack",
     "Token",
     "Unsupported",
     "VerifierError",
+    "XskMap",
     "__version__",
     "bpf",
     "bpf_attr",
@@ -87,14 +141,36 @@ __all__ = [
 
 # What costs an import only when it is asked for.
 _TOOLS = {
+    "Array": "maps.array",
+    "ArrayOfMaps": "maps.of_descriptors",
+    "CgroupArray": "maps.of_descriptors",
+    "CpuMap": "maps.of_descriptors",
+    "DevMap": "maps.of_descriptors",
+    "DevMapHash": "maps.of_descriptors",
+    "Hash": "maps.hash",
+    "HashOfMaps": "maps.of_descriptors",
     "Link": "programs.link",
+    "LpmTrie": "maps.lpm_trie",
+    "LruHash": "maps.hash",
+    "LruPerCpuHash": "maps.hash",
     "ObjectFile": "objects.object_file",
     "ObjectFileError": "objects.elf",
+    "OtherMap": "maps.other",
+    "PerCpuArray": "maps.array",
+    "PerCpuHash": "maps.hash",
+    "PerfEventArray": "maps.of_descriptors",
+    "ProgArray": "maps.of_descriptors",
     "Program": "programs.program",
+    "ReuseportSockArray": "maps.of_descriptors",
+    "RingBuffer": "maps.ring_buffer",
+    "SockHash": "maps.of_descriptors",
+    "SockMap": "maps.of_descriptors",
     "Token": "maps.token",
     "VerifierError": "programs.program",
+    "XskMap": "maps.of_descriptors",
     "diagnose": "observe.doctor",
     "explain": "observe.diagram",
+    "open_map": "objects.opening",
     "recv_map": "maps.sharing",
     "send_map": "maps.sharing",
     "simulate": "observe.simulator",

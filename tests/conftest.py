@@ -235,12 +235,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         source = name if isinstance(name, Path) else OBJECTS / f"{name}.bpf.c"
         target = folder / f"{source.stem}.o"
         if not target.exists():
-            if shutil.which("clang") is None and not TOOLS_REQUIRED:
-                pytest.skip("clang is not installed")
+            needs_clang()
             compile_for_bpf(source, target)
         return target
 
     return compile_one
+
+
+def needs_clang() -> None:
+    """Skips where there is no compiler, and none is asked for."""
+    if shutil.which("clang") is None and not TOOLS_REQUIRED:
+        pytest.skip("clang is not installed")
 
 
 def compile_for_bpf(source: Path, target: Path) -> None:

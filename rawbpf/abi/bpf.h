@@ -732,3 +732,36 @@ int batch_pop_many(struct batch *batch, struct scratch *scratch, uint32_t want);
 /* Pushes `count` elements through the scratch. Returns what map_push() does, or
  * BATCH_IN_USE or a negative errno as above. */
 int64_t map_push_many(struct scratch *scratch, void *values, uint32_t count, uint64_t flags);
+
+/* Maps with keys. As above: counted, and tried again when they answer EBUSY.
+ * What the kernel answered is left in *answer as well, for Python code that is
+ * interrupted before it sees the return value, or whose hook is: it learns from
+ * it whether an element was taken out of the map. It stays as it was if the
+ * kernel was not asked. */
+
+/* One element: any command whose attr is that of BPF_MAP_LOOKUP_ELEM. `value`
+ * is the next key for BPF_MAP_GET_NEXT_KEY. */
+int map_element(struct map *map, int cmd, void *key, void *value, uint64_t flags, int32_t *answer);
+
+/* Many elements: a command that reads `batch`. The descriptor is filled in. */
+int map_batch(struct map *map, int cmd, struct bpf_attr_batch *batch, int32_t *answer);
+
+/* A record in a ring buffer's memory: where its `length` bytes begin, in bytes
+ * from the beginning of the data, and the position behind it. */
+struct ring_record {
+    uint64_t after;
+    uint32_t offset;
+    uint32_t length;
+};
+
+/* Finds up to `most` records that the producers have completed, from `position`
+ * on, and leaves out those that they discarded. `producer` is the page with
+ * their position, `data` the `size` bytes behind it, which are mapped twice.
+ * Returns how many, with the position behind all that was looked at in *end; or
+ * -EINVAL if the positions contradict each other: somebody else has written the
+ * consumer's. What a producer wrote before it completed a record is seen. */
+int ring_scan(void *producer, void *data, uint32_t size, uint64_t position, struct ring_record *records, int most,
+              uint64_t *end);
+
+/* Reads made before it are over before a write behind it is seen by others. */
+void ring_fence(void);

@@ -139,7 +139,7 @@ int map_dup(struct map *map, int32_t *made)
     if (fd >= 0) {
         result = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
         if (result < 0)
-            result = -errno;
+            result = errno == EINVAL ? -EMFILE : -errno; /* EINVAL: the process may have no descriptor above 2 */
     }
     end_call(map, 1);
     *made = result;
@@ -157,35 +157,42 @@ int map_bpf(struct map *map, int cmd, void *attr, uint32_t size)
     return result;
 }
 
-static int element_command(int cmd, struct map *map, void *value, uint64_t flags)
+/* The same for a command that names the map in its attr, at `map_fd`. */
+static int counted_bpf(struct map *map, int cmd, void *attr, uint32_t size, uint32_t *map_fd)
 {
-    struct {
-        uint32_t map_fd;
-        uint32_t pad;
-        uint64_t key, value, flags;
-    } attr = {0, 0, 0, (uintptr_t)value, flags};
     int counted = !bpf_hooked;
     int fd = begin_call(map, counted);
     int tries = BUSY_TRIES;
     int result = MAP_CLOSED;
 
-    attr.map_fd = fd;
+    *map_fd = fd;
     if (__builtin_expect(fd >= 0, 1))
         do
-            result = counted ? enter_kernel(cmd, &attr, sizeof(attr)) : bpf(cmd, &attr, sizeof(attr));
+            result = counted ? enter_kernel(cmd, attr, size) : bpf(cmd, attr, size);
         while (result == -EBUSY && --tries);
     end_call(map, counted);
     return result;
 }
 
+static int element_command(int cmd, struct map *map, void *key, void *value, uint64_t flags)
+{
+    struct {
+        uint32_t map_fd;
+        uint32_t pad;
+        uint64_t key, value, flags;
+    } attr = {0, 0, (uintptr_t)key, (uintptr_t)value, flags};
+
+    return counted_bpf(map, cmd, &attr, sizeof(attr), &attr.map_fd);
+}
+
 int map_update_elem(struct map *map, void *value, uint64_t flags)
 {
-    return element_command(2 /* BPF_MAP_UPDATE_ELEM */, map, value, flags);
+    return element_command(2 /* BPF_MAP_UPDATE_ELEM */, map, NULL, value, flags);
 }
 
 int map_lookup_elem(struct map *map, void *value)
 {
-    return element_command(1 /* BPF_MAP_LOOKUP_ELEM */, map, value, 0);
+    return element_command(1 /* BPF_MAP_LOOKUP_ELEM */, map, NULL, value, 0);
 }
 
 static int64_t pushed_and_why(uint32_t pushed, int why)
@@ -247,7 +254,7 @@ static int pop_one(struct batch *batch)
 {
     struct map *map = batch->map;
     char *value = batch->data + (size_t)batch->count * map->value_size;
-    int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, map, value, 0);
+    int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, map, NULL, value, 0);
 
     if (result == 0 || (result == HOOK_RAISED && last_answer == 0))
         add(batch, 1);
@@ -430,4 +437,60 @@ int64_t map_push_many(struct scratch *scratch, void *values, uint32_t count, uin
     }
     __atomic_store_n(&scratch->busy, 0, __ATOMIC_SEQ_CST);
     return result;
+}
+
+/* Maps with keys. A batch of some maps answers EINTR by itself. */
+static int noted(int result, int32_t *answer)
+{
+    if (result != HOOK_RAISED || !bpf_hooked)
+        *answer = result;
+    else if (last_answer != NO_ANSWER)
+        *answer = last_answer;
+    return result;
+}
+
+int map_element(struct map *map, int cmd, void *key, void *value, uint64_t flags, int32_t *answer)
+{
+    return noted(element_command(cmd, map, key, value, flags), answer);
+}
+
+int map_batch(struct map *map, int cmd, struct bpf_attr_batch *batch, int32_t *answer)
+{
+    return noted(counted_bpf(map, cmd, batch, sizeof(*batch), &batch->map_fd), answer);
+}
+
+/* Ring buffers. Source: kernel/bpf/ringbuf.c. */
+
+enum { RINGBUF_HDR_SIZE = 8 };
+static const uint32_t RINGBUF_BUSY = 1u << 31, RINGBUF_DISCARD = 1u << 30;
+
+int ring_scan(void *producer, void *data, uint32_t size, uint64_t position, struct ring_record *records, int most,
+              uint64_t *end)
+{
+    uint64_t limit = __atomic_load_n((uint64_t *)producer, __ATOMIC_ACQUIRE);
+    int count = 0;
+
+    if (position % 8 || limit - position > size)
+        return -EINVAL;
+    while (position != limit && count < most) {
+        uint32_t offset = position & (size - 1);
+        uint32_t header = __atomic_load_n((uint32_t *)((char *)data + offset), __ATOMIC_ACQUIRE);
+        uint32_t length = header & ~(RINGBUF_BUSY | RINGBUF_DISCARD);
+        uint64_t total = ((uint64_t)length + RINGBUF_HDR_SIZE + 7) & ~7ull;
+
+        if (header & RINGBUF_BUSY)
+            break;
+        if (total > limit - position)
+            return -EINVAL;
+        position += total;
+        if (!(header & RINGBUF_DISCARD))
+            records[count++] = (struct ring_record){position, offset + RINGBUF_HDR_SIZE, length};
+    }
+    *end = position;
+    return count;
+}
+
+void ring_fence(void)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }

@@ -38,7 +38,7 @@ _NR_BPF = syscall_number(os.uname().machine, ffi.sizeof("void *"))
 
 # bpf.h declares it with the arguments of bpf(2): on no Linux does it matter that libc's takes any.
 _syscall = ffi.dlopen(None).syscall
-_fcntl: Any = fcntl.fcntl
+_fcntl: Callable[[int, int, int], int] = fcntl.fcntl
 
 BPF_LOG_SIZE: int = ffi.integer_const("BPF_LOG_SIZE")
 BATCH_FREE, BATCH_TAKEN, BATCH_HELD = range(3)
@@ -218,14 +218,15 @@ def _counted(m: Map, steps: "Iterable[None]") -> None:
         raise
 
 
-def map_dup(m: Map, made: "CData") -> int:
+def map_dup(m: Map, made: Any) -> int:
     if m.fd == _CLOSED:
         return _MAP_CLOSED
     copying = map(_fcntl, map(getattr, (m,), ("fd",)), (fcntl.F_DUPFD_CLOEXEC,), (_STDERR + 1,))
     try:
         _counted(m, map(setitem, (made,), (0,), copying))
     except OSError as error:
-        return -(error.errno or errno.EMFILE)
+        # EINVAL: the process may have no descriptor above 2.
+        return -errno.EBADF if error.errno == errno.EBADF else -errno.EMFILE
     except OverflowError:
         return _MAP_CLOSED
     return int(made[0])
@@ -511,3 +512,79 @@ def map_push_many(scratch: Scratch, values: "bytes | CData", count: int, flags: 
         return result << 32 | min(scratch.words[SCRATCH_PUSHED], count) if result >= 0 else result
     finally:
         scratch.busy.release()
+
+
+# Maps with keys
+
+
+def _counted_bpf(m: Map, cmd: int, attr: "CData", fields: "CData", size: int, answer: "CData") -> int:
+    """A command whose `fields` have the map's descriptor. The kernel's answer is noted in a step without a call."""
+    result = -errno.EBUSY
+    for _ in range(_BUSY_TRIES):
+        noted = [_UNANSWERED, 0]
+        try:
+            if bpf_hooked:
+                fields.map_fd = m.fd
+                result = _ask_hook(cmd, attr, size, noted)
+            else:
+                # The descriptor is read after the call was counted, as map_retire() does it the other way round.
+                descriptor = map(setattr, (fields,), ("map_fd",), map(getattr, (m,), ("fd",)))
+                entering = map(setitem, (noted,), (0,), _entering(cmd, attr, size))
+                _counted(m, chain(descriptor, entering, _noting_errno(noted)))
+                result = _result(noted)
+        finally:
+            if noted[0] != _UNANSWERED:
+                answer[0] = noted[0] if noted[0] >= 0 else -noted[1]
+        if result != -errno.EBUSY:
+            break
+    return _MAP_CLOSED if m.fd == _CLOSED and result == -errno.EBADF else result
+
+
+def map_element(m: Map, cmd: int, key: "bytes | CData", value: "bytes | CData", flags: int, answer: "CData") -> int:
+    key, value = (ffi.from_buffer("char[]", each) if isinstance(each, bytes) else each for each in (key, value))
+    attr = ffi.new("union bpf_attr *")
+    attr.key, attr.value, attr.flags = int(ffi.cast("uintptr_t", key)), int(ffi.cast("uintptr_t", value)), flags
+    return _counted_bpf(m, cmd, attr, attr, _ATTR_SIZE, answer)
+
+
+def map_batch(m: Map, cmd: int, batch: "CData", answer: "CData") -> int:
+    return _counted_bpf(m, cmd, batch, batch, ffi.sizeof("struct bpf_attr_batch"), answer)
+
+
+# Ring buffers
+
+# Elsewhere a processor may see two reads in another order than they are made, which nothing in Python prevents.
+_READS_IN_ORDER = os.uname().machine in ("x86_64", "i386", "i486", "i586", "i686", "s390x")
+_RINGBUF_HDR_SIZE, _RINGBUF_BUSY, _RINGBUF_DISCARD = 8, 1 << 31, 1 << 30
+
+
+def ring_scan(
+    producer: "CData", data: "CData", size: int, position: int, records: "CData", most: int, end: "CData"
+) -> int:
+    if not _READS_IN_ORDER:
+        raise OSError(errno.ENOSYS, "ring buffers need the compiled extension on this machine: see `rawbpf doctor`")
+    words = ffi.cast("uint32_t *", data)
+    limit = ffi.cast("uint64_t *", producer)[0]
+    count = 0
+    if position % 8 or not 0 <= limit - position <= size:
+        return -errno.EINVAL
+    while position != limit and count < most:
+        offset = position & size - 1
+        header = words[offset // 4]
+        length = header & ~(_RINGBUF_BUSY | _RINGBUF_DISCARD)
+        total = -(-(length + _RINGBUF_HDR_SIZE) // 8) * 8
+        if header & _RINGBUF_BUSY:
+            break
+        if total > limit - position:
+            return -errno.EINVAL
+        position += total
+        if not header & _RINGBUF_DISCARD:
+            record = records[count]
+            record.after, record.offset, record.length = position, offset + _RINGBUF_HDR_SIZE, length
+            count += 1
+    end[0] = position
+    return count
+
+
+def ring_fence() -> None:
+    """Where reads are seen in order, a write is not seen before them."""

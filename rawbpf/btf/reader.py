@@ -11,7 +11,7 @@ import functools
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -207,6 +207,16 @@ class Btf:
             if name_off in wanted and info >> 24 & 0x1F == kind:
                 return self.type(type_id)
         raise KeyError(f"{kind.name.lower()} {name}")
+
+    def find_all(self, kind: Kind, names: Iterable[str]) -> dict[str, Type]:
+        """The first type of this kind for each of the names, in one pass; those that there are none of are left out."""
+        wanted = {offset: name for name in names for offset in self._string_offsets(name)}
+        found: dict[str, Type] = {}
+        for type_id in range(1, len(self._offsets) if wanted else 0):
+            name_off, info, _ = TYPE.unpack_from(self._types, self._offsets[type_id])
+            if name_off in wanted and info >> 24 & 0x1F == kind:
+                found.setdefault(wanted[name_off], self.type(type_id))
+        return found
 
     def _string_offsets(self, name: str) -> set[int]:
         """All offsets at which this string starts; the kernel's strings are unique, others need not be."""

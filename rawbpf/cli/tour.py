@@ -1,8 +1,8 @@
 """The guided tour of the bpf(2) ABI: a queue and a stack at work, call by call.
 
-Each step is a line of Python that is really run. Under it stand what it returned, the system calls that passed the door
-(tracer.py prints them, as strace would), some attrs drawn byte by byte (diagram.py), and what to notice. Where the
-kernel refuses this process the simulated kernel (simulator.py) answers instead, which is said.
+Each step is a line of Python that is really run. Under it stand what it returned, the system calls that it made, as
+strace would print them, some attrs drawn byte by byte, and what to notice. Where the kernel refuses this process the
+simulated kernel answers instead, and the tour says so.
 """
 
 import io
@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST
+from rawbpf.cli.output import BOLD, DIM, say
 from rawbpf.maps import bpffs
 from rawbpf.maps.queue_stack import Queue, Stack
 from rawbpf.observe.simulator import NEWEST, simulate
@@ -186,34 +187,33 @@ class Tour:
             "push_42": push_42,
         }
         self._wait = step and sys.stdin.isatty()
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self._bold, self._dim, self._plain = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
 
     def say(self, text: str) -> None:
         """A paragraph."""
-        print(textwrap.fill(text, WIDTH) + "\n")
+        say(textwrap.fill(text, WIDTH) + "\n")
 
     def chapter(self, title: str, steps: tuple[Step, ...]) -> None:
         """A title and its steps."""
-        print(f"{self._bold}{title}\n{'-' * len(title)}{self._plain}\n")
+        say(f"{title}\n{'-' * len(title)}", BOLD)
+        say()
         for step in steps:
             self._show(step)
 
     def _show(self, step: Step) -> None:
-        print(f"{self._bold}>>> {step.code}{self._plain}")
+        say(f">>> {step.code}", BOLD)
         calls = io.StringIO()
         with trace(calls, attrs=True):
             outcome = self._run(step.code)
         if outcome:
-            print("\n".join(textwrap.wrap(outcome, WIDTH)) if "\n" not in outcome else _folded(outcome))
+            say("\n".join(textwrap.wrap(outcome, WIDTH)) if "\n" not in outcome else _folded(outcome))
         for number, call in enumerate(re.split(r"(?m)^(?=bpf\()", calls.getvalue())[1:]):
             line, *drawing = call.rstrip("\n").split("\n")
-            print(_folded(f"  {line}"))
+            say(_folded(f"  {line}"))
             if step.draw and number == 0:
-                print(self._dim + textwrap.dedent("\n".join(drawing)) + self._plain)
+                say(textwrap.dedent("\n".join(drawing)), DIM)
         if step.notice:
-            print(textwrap.fill(step.notice, WIDTH, initial_indent="  # ", subsequent_indent="  # "))
-        print(flush=True)
+            say(textwrap.fill(step.notice, WIDTH, initial_indent="  # ", subsequent_indent="  # "))
+        say()
         if self._wait:
             _wait_for_a_key()
 

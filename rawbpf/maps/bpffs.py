@@ -26,11 +26,26 @@ def delegating_mounts() -> list[str]:
 def _mounts() -> list[tuple[str, bytes]]:
     """Each bpffs with the options it was mounted with."""
     try:
-        with open("/proc/self/mounts", "rb") as file:
-            entries = [line.split() for line in file]
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = [line.partition(b" - ") for line in file]
     except OSError:
         return []
-    return [(_unescaped(path), options) for _, path, kind, options, *_ in entries if kind == b"bpf"]
+    found = []
+    for mount, _, file_system in lines:
+        # "36 35 0:30 / /sys/fs/bpf rw,relatime", then " - ", then "bpf bpf rw,mode=700".
+        device, path = mount.split()[2], _unescaped(mount.split()[4])
+        if file_system.startswith(b"bpf ") and _is_seen(path, device):
+            found.append((path, file_system.split()[-1]))
+    return found
+
+
+def _is_seen(path: str, device: bytes) -> bool:
+    """Whether the path leads to this file system, and not to one that was mounted over it."""
+    try:
+        there = os.stat(path).st_dev
+    except OSError:
+        return True
+    return f"{os.major(there)}:{os.minor(there)}".encode() == device
 
 
 def _unescaped(path: bytes) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from rawbpf import syscall
-from rawbpf.abi import ProgFlag, ProgType
+from rawbpf.abi import Cmd, ProgFlag, ProgType
 from rawbpf.abi.door import lib, new_scratch
 from rawbpf.btf.writer import Builder
 from rawbpf.maps.mapped_array import MappedArray
@@ -195,7 +195,7 @@ class InKernel:
         """Makes the scratch and loads both programs. BpfError if the kernel refuses, OSError if it can't be mapped."""
         # One element more than is used: the verifier sees the pointer behind the last one.
         size = _DATA + (self.capacity + 1) * value_size
-        with MappedArray(size, "rawbpf_scratch", "memory for many elements") as memory:
+        with MappedArray(size, "rawbpf_scratch", "the buffer for many elements") as memory:
             attrs = [
                 self._run_attr(self._loaded(helper, done, map_fd, memory.fileno(), value_size))
                 for helper, done in ((Helper.BPF_FUNC_map_pop_elem, _POPPED), (Helper.BPF_FUNC_map_push_elem, _PUSHED))
@@ -275,7 +275,7 @@ def _reason(error: VerifierError) -> str:
 
 
 def _made(method: _Method, m: "CData", value_size: int, max_entries: int) -> InKernel:
-    with own_descriptor(m) as map_fd:
+    with own_descriptor(m, Cmd.BPF_PROG_LOAD, "the map") as map_fd:
         made = InKernel(method, value_size, max_entries)
         try:
             made.load(m, map_fd, value_size)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rawbpf import syscall
-from rawbpf.abi import FileFlag, MapFlag, MapType
+from rawbpf.abi import Cmd, FileFlag, MapFlag, MapType
 from rawbpf.abi.door import forget_calls, lib, new_map
 from rawbpf.maps.listing import id_of_name
 from rawbpf.maps.own_descriptor import own_descriptor
@@ -32,6 +32,22 @@ def open_flags(access: str) -> int:
         return _ACCESS[access]
     except KeyError:
         raise ValueError(f'access is "rw", "r" or "w", not {access!r}') from None
+
+
+def map_info_of(fd: int) -> MapInfo:
+    """What the kernel says of a descriptor's map. Raises TypeError for one of something else.
+
+    For a program or a link the kernel fills in another struct, which looks like that of some map.
+    """
+    info = syscall.obj_get_info_by_fd(syscall.check_fd(fd))
+    try:
+        what = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return info  # no /proc
+    kind = what.removeprefix("anon_inode:")
+    if kind not in (what, "bpf-map"):
+        raise TypeError(f"descriptor {fd} is of no map, but of a {kind}")
+    return info
 
 
 class Map(Descriptor):
@@ -67,32 +83,39 @@ class Map(Descriptor):
 
     @classmethod
     def _from_fd(cls, fd: int, *specs: Any) -> "Self":
-        syscall.check_fd(fd)
-        info = syscall.obj_get_info_by_fd(fd)
-        codecs = cls._codecs_of(info, *specs)
         self = cls.__new__(cls)
+        self._take_over(fd, *specs)
+        return self
+
+    @classmethod
+    def _from_new_fd(cls, make: Callable[[], int], *specs: Any) -> "Self":
+        self = cls.__new__(cls)
+        # Not a descriptor as argument: at the beginning of a call a signal handler may raise.
+        fd = make()
+        try:
+            self._take_over(fd, *specs)
+            return self
+        except BaseException:
+            if self._fd < 0:
+                os.close(fd)
+            raise
+
+    def _take_over(self, fd: int, *specs: Any) -> None:
+        """Makes the object of a descriptor, which is the caller's as long as `_fd` is negative."""
+        info = map_info_of(fd)
+        codecs = self._codecs_of(info, *specs)
         if fd > 2:
             self._adopt(fd, info, *codecs)
-            return self
+            return
         # 0 means "none" in many attr fields.
         moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
             self._adopt(moved, info, *codecs)
         except BaseException:
-            os.close(moved)
+            if self._fd < 0:
+                os.close(moved)
             raise
         os.close(fd)
-        return self
-
-    @classmethod
-    def _from_new_fd(cls, make: Callable[[], int], *specs: Any) -> "Self":
-        # Not a descriptor as argument: at the beginning of a call a signal handler may raise.
-        fd = make()
-        try:
-            return cls._from_fd(fd, *specs)
-        except BaseException:
-            os.close(fd)
-            raise
 
     @classmethod
     def _codecs_of(cls, info: MapInfo, *specs: Any) -> tuple[Any, ...]:
@@ -111,7 +134,7 @@ class Map(Descriptor):
 
     def info(self) -> MapInfo:
         """What the kernel says of the map now (BPF_OBJ_GET_INFO_BY_FD)."""
-        with self._own_descriptor() as fd:
+        with self._own_descriptor(Cmd.BPF_OBJ_GET_INFO_BY_FD) as fd:
             return syscall.obj_get_info_by_fd(fd)
 
     @property
@@ -146,7 +169,7 @@ class Map(Descriptor):
 
         Raises AlreadyExists, NotFound (no such directory), NotPermitted (not in a bpffs, or a '.' in the last part).
         """
-        with self._own_descriptor() as fd:
+        with self._own_descriptor(Cmd.BPF_OBJ_PIN) as fd:
             syscall.obj_pin(fd, path)
 
     def freeze(self) -> None:
@@ -155,7 +178,7 @@ class Map(Descriptor):
 
         Raises NotPermitted if the descriptor is read-only (before 6.5: without CAP_BPF) or the map is frozen already.
         """
-        with self._own_descriptor() as fd:
+        with self._own_descriptor(Cmd.BPF_MAP_FREEZE) as fd:
             syscall.map_freeze(fd)
 
     def detach(self) -> int:
@@ -174,10 +197,10 @@ class Map(Descriptor):
             finally:
                 os.close(fd)
 
-    def _own_descriptor(self) -> AbstractContextManager[int]:
+    def _own_descriptor(self, cmd: Cmd) -> AbstractContextManager[int]:
         """A copy of the descriptor for one call, see own_descriptor(). ValueError after close()."""
         self.fileno()
-        return own_descriptor(self._map)
+        return own_descriptor(self._map, cmd, syscall.describe(self._info))
 
     def _release(self) -> None:
         """Ends the use of the descriptor in other threads, before its number is given back."""

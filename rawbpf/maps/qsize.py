@@ -96,7 +96,7 @@ class Inspector:
         """The number of elements in the map."""
         counter = self._counter
         if counter is None:
-            with own_descriptor(self._map) as fd:
+            with own_descriptor(self._map, Cmd.BPF_PROG_LOAD, syscall.describe(self._info)) as fd:
                 made = _load(_counting(fd), "rawbpf_qsize")
             counter = self.__dict__.setdefault("_counter", made)
             if counter is not made:
@@ -124,8 +124,8 @@ class Inspector:
         chunk = min(length, _CHUNK_MAX)
         ring, ends = bytearray(), []
         with (
-            own_descriptor(self._map) as fd,
-            MappedArray(_DATA + chunk, "rawbpf_snapshot", "memory for the snapshot") as memory,
+            own_descriptor(self._map, Cmd.BPF_PROG_LOAD, syscall.describe(self._info)) as fd,
+            MappedArray(_DATA + chunk, "rawbpf_snapshot", "the buffer for a snapshot") as memory,
             _load(_copying(fd, memory.fileno(), chunk), "rawbpf_snapshot") as copier,
         ):
             while True:

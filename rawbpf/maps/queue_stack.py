@@ -13,8 +13,7 @@ from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd, MapType
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, new_map, raise_hook_failure
 from rawbpf.maps.bulk import Bulk, Status, element_error
-from rawbpf.maps.listing import id_of_name
-from rawbpf.maps.map import Map, open_flags
+from rawbpf.maps.map import Map
 from rawbpf.maps.waiting import POLL, Follow
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import HasFileno, fileno_of
@@ -126,7 +125,8 @@ class QueueOrStack(Map, Generic[T]):
             try:
                 self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
             except BaseException:
-                os.close(fd)
+                if self._fd < 0:
+                    os.close(fd)
                 raise
 
     # Other ways to get one
@@ -473,49 +473,6 @@ class Stack(QueueOrStack[T]):
         @overload
         def __init__(self, value: Codec[T], max_entries: int, **options: Unpack[Options]) -> None: ...
         def __init__(self, value: Any, max_entries: int, **options: Any) -> None: ...
-
-
-_CLASSES: "dict[int, type[Queue[Any] | Stack[Any]]]" = {
-    MapType.BPF_MAP_TYPE_QUEUE: Queue,
-    MapType.BPF_MAP_TYPE_STACK: Stack,
-}
-
-
-def open_map(spec: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
-    """Opens a map as the Queue or Stack that the kernel says it is.
-
-    Args:
-        spec: A pin's path, "id:294", or "name:events". (A relative path that begins so: "./id:294".)
-        value, access: As in Queue.open().
-
-    Raises what Queue.open(), from_id() and from_name() raise.
-
-    >>> with Stack("<I", 3) as s, open_map(f"id:{s.id}", "<I") as same:
-    ...     s.push(7)
-    ...     type(same).__name__, same.pop()
-    ('Stack', 7)
-    """
-    kind, _, rest = os.fsdecode(spec).partition(":")
-    if kind == "id" and rest:
-        if not rest.isdecimal():
-            raise ValueError(f"{rest!r} is not a map's id")
-        fd = syscall.map_get_fd_by_id(int(rest), open_flags(access))
-    elif kind == "name" and rest:
-        fd = syscall.map_get_fd_by_id(id_of_name(rest), open_flags(access))
-    else:
-        fd = syscall.obj_get(spec, open_flags(access))
-    try:
-        return map_from_fd(fd, value)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def map_from_fd(fd: int, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
-    """Takes over a descriptor, as the Queue or Stack that the kernel says it is; see Queue.from_fd()."""
-    syscall.check_fd(fd)
-    info = syscall.check_queue_or_stack(syscall.obj_get_info_by_fd(fd))
-    return _CLASSES[info.type].from_fd(fd, value)
 
 
 def _in_child(kind: "type[S]", duplicate: Any, codec: Codec[Any]) -> "S":

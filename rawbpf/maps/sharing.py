@@ -9,7 +9,8 @@ import socket
 import struct
 from typing import Any
 
-from rawbpf.maps.queue_stack import Queue, QueueOrStack, Stack, map_from_fd
+from rawbpf.maps.opening import map_from_fd
+from rawbpf.maps.queue_stack import QueueOrStack
 from rawbpf.values.codecs import OpenSpec
 
 # Goes with the descriptor: a stream socket carries none without a byte.
@@ -38,7 +39,7 @@ def send_map(sock: socket.socket, m: "QueueOrStack[Any]") -> None:
     socket.send_fds(sock, [_MARK], [m.fileno()])
 
 
-def recv_map(sock: socket.socket, value: "OpenSpec" = None) -> "Queue[Any] | Stack[Any]":
+def recv_map(sock: socket.socket, value: "OpenSpec" = None) -> Any:
     """Receives what send_map() sent, as the Queue or Stack that the kernel says it is.
 
     `value` is as in Queue.open(): the sender's codec does not travel.

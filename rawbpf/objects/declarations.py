@@ -1,61 +1,35 @@
-"""What a compiled C file declares: maps, global variables and programs. Nothing is asked of the kernel here.
+"""What a compiled C file declares: maps, global variables and programs. Nothing is asked of the kernel here."""
 
-A map is a variable in SEC(".maps") whose type says everything, by the conventions of libbpf's bpf_helpers.h:
-__uint(max_entries, 16) is a pointer to an array of 16 ints, __type(value, struct event) a pointer to a struct event.
-
-    struct {
-            __uint(type, BPF_MAP_TYPE_QUEUE);
-            __uint(max_entries, 16);
-            __type(value, struct event);
-    } queue SEC(".maps");
-
-Source: Documentation/bpf/btf.rst, tools/lib/bpf/libbpf.c.
-"""
-
-import struct
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from rawbpf.abi import BPF_OBJ_NAME_LEN, MapType
+from rawbpf.abi import BPF_OBJ_NAME_LEN, MapType, ProgType
 from rawbpf.btf import ext
-from rawbpf.btf.reader import Btf, BtfError, Kind, Type
+from rawbpf.btf.reader import Btf, BtfError, Kind
 from rawbpf.objects import elf
 from rawbpf.objects.elf import Elf, ObjectFileError, Section
-from rawbpf.objects.functions import Linked, Linker, Reference
+from rawbpf.objects.functions import Function, Linked, Linker, Reference
+from rawbpf.objects.map_definitions import MapDeclaration, definitions, read_maps
+from rawbpf.objects.object_btf import KCONFIG, Extern, ObjectBtf, prepare
 from rawbpf.objects.program_sections import SectionKind, kind_of_section
 from rawbpf.syscall import check_name
-
-LIBBPF_PIN_NONE, LIBBPF_PIN_BY_NAME = 0, 1
+from rawbpf.values.btf_codec import BtfCodec
 
 _DATA_SECTIONS = (".rodata", ".data", ".bss")
 
-# Sections whose meaning is not that of mere data, by what they are.
+# Sections whose meaning is not that of mere data, and what of it can't be loaded.
 _UNSUPPORTED = {
-    "maps": 'definitions of maps that are not in SEC(".maps")',
-    ".kconfig": "values of the kernel's configuration (__kconfig)",
-    ".ksyms": "kernel symbols (__ksym)",
-    ".struct_ops": "tables of operations (struct_ops)",
-    ".struct_ops.link": "tables of operations (struct_ops)",
-    ".addr_space.1": "arenas",
+    "maps": "maps are no longer defined so (libbpf 1.0 does not take it either); write instead: struct { "
+    "__uint(type, BPF_MAP_TYPE_QUEUE); __uint(max_entries, 16); __type(value, struct event); } "
+    'queue SEC(".maps"); with __type(key, __u32); for a map that has keys',
+    ".struct_ops": "tables of operations (struct_ops) are not supported",
+    "?.struct_ops": "tables of operations (struct_ops) are not supported",
+    ".addr_space.1": "arenas are not supported",
+    ".jumptables": "tables of jumps are not supported: compile with -fno-jump-tables",
 }
 
-
-class MapDeclaration(NamedTuple):
-    """A map as the C file wants it, by its whole name there. The type ids are those of the file's BTF, 0 where only a
-    size is given."""
-
-    name: str
-    offset: int
-    type: MapType
-    key_size: int
-    value_size: int
-    max_entries: int
-    map_flags: int
-    numa_node: int
-    map_extra: int
-    pinning: int
-    key_type_id: int
-    value_type_id: int
+_STATIC = 0
 
 
 class Variable(NamedTuple):
@@ -67,16 +41,21 @@ class Variable(NamedTuple):
 
 
 class DataSection(NamedTuple):
-    """Global variables, an array map of one value: .rodata (frozen), .data, .bss."""
+    """Global variables, an array map of one value: .rodata and .kconfig (both frozen), .data, .bss.
+
+    `shared` says that the file shares one of them with others: only then can the map be mapped into memory, as with
+    libbpf. The others are static.
+    """
 
     section: Section
     type_id: int
     variables: dict[str, Variable]
+    shared: bool
 
     @property
     def read_only(self) -> bool:
-        """Whether programs may only read it: C's const."""
-        return self.section.name.startswith(".rodata")
+        """Whether programs may only read it: C's const, and the kernel's configuration."""
+        return self.section.name.startswith((".rodata", KCONFIG))
 
 
 class MapReference(NamedTuple):
@@ -88,9 +67,11 @@ class MapReference(NamedTuple):
 
 
 class ProgramDeclaration(NamedTuple):
-    """A program with all functions it calls, ready but for the descriptors of the maps."""
+    """A program with all functions it calls, ready but for what the kernel knows: the descriptors of the maps, its own
+    symbols (`linked.symbols`) and types (`linked.core_relocations`). `section` is the section's name."""
 
     name: str
+    section: str
     kind: SectionKind
     linked: Linked
     references: list[MapReference]
@@ -103,33 +84,47 @@ class Declarations(NamedTuple):
     btf: Btf
     btf_data: bytes
     empty_struct: int
+    externs: dict[str, Extern]
     maps: dict[str, MapDeclaration]
     data: dict[str, DataSection]
     programs: dict[str, ProgramDeclaration]
 
 
-def read(data: bytes) -> Declarations:
-    """Reads an object file. Raises ObjectFileError with the section and the symbol that are the matter."""
+class Selection(NamedTuple):
+    """Which programs are wanted: `only` these, or (None) all but those of sections whose names begin with "?"; and not
+    those of `without`. `sections` says what programs in sections with names of one's own are."""
+
+    only: Collection[str] | None = None
+    without: Collection[str] = ()
+    sections: Mapping[str, "str | ProgType"] = {}
+
+
+def read(data: bytes, selection: Selection = Selection()) -> Declarations:  # noqa: B008
+    """Reads an object file. Raises ObjectFileError with the section and the symbol that are wrong, ValueError for a
+    selection of programs that the file does not have."""
     file = elf.read(data)
     try:
-        return _read(file)
+        return _read(file, selection)
     except BtfError as error:
         raise ObjectFileError(f"section '.BTF': {error}") from error
 
 
-def _read(file: Elf) -> Declarations:
+def _read(file: Elf, selection: Selection) -> Declarations:
     _check_sections(file)
-    blob, empty_struct = _btf_for_the_kernel(file)
-    btf = Btf(blob)
-    section = file.section(".BTF.ext")
+    prepared = prepare(file)
+    btf = prepared.btf
+    section = file.section(".BTF.ext") if file.section(".BTF") else None
     records = ext.read(section.data, btf) if section else ext.BtfExt({}, {}, {})
-    maps = dict(_maps(file, btf))
-    data = {data.section.name: data for data in _data_sections(file, btf)}
-    _check_relocations(records, btf)
-    programs = {program.name: program for program in _programs(Linker(file, records), maps, data)}
+    maps = read_maps(file, btf)
+    _check_values(maps, btf)
+    data = {data.section.name: data for data in _data_sections(file, prepared)}
+    programs = {
+        program.name: program
+        for program in _programs(Linker(file, records, prepared.externs), maps, data, prepared.externs, selection)
+    }
     license_section = file.section("license")
     text = license_section.data.split(b"\0")[0].decode("ascii", "replace") if license_section else ""
-    return Declarations(text, btf, blob, empty_struct, maps, data, programs)
+    return Declarations(text, btf, prepared.data, prepared.empty_struct, prepared.externs, maps, data, programs)
 
 
 def _check_sections(file: Elf) -> None:
@@ -137,180 +132,51 @@ def _check_sections(file: Elf) -> None:
     for section in file.sections:
         if not section.size:
             continue
-        if section.name in _UNSUPPORTED:
-            raise ObjectFileError(f"section {section.name!r}: not supported are {_UNSUPPORTED[section.name]}")
+        for name, why in _UNSUPPORTED.items():
+            if section.name == name or section.name.startswith((f"{name}.", f"{name}/")):
+                raise ObjectFileError(f"section {section.name!r}: {why}")
         if section.executable or _is_data(section) or section.name in (".maps", ".BTF", ".BTF.ext"):
             if section.name in seen:
                 raise ObjectFileError(f"two sections are named {section.name!r}")
             seen.add(section.name)
-        if (section.name == ".maps" or _is_data(section)) and file.relocations.get(section.number):
+        if _is_data(section) and file.relocations.get(section.number):
             symbol = file.relocations[section.number][0].symbol
-            raise ObjectFileError(f"section {section.name!r} holds the address of {symbol}: only programs may hold one")
+            warnings.warn(
+                f"section {section.name!r} holds the address of {symbol}: the kernel does not get it, as with libbpf",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _is_data(section: Section) -> bool:
     return any(section.name == name or section.name.startswith(f"{name}.") for name in _DATA_SECTIONS)
 
 
-# BTF
-
-
-def _btf_for_the_kernel(file: Elf) -> tuple[bytes, int]:
-    """The file's BTF with what the compiler leaves to the loader, and an empty struct at its end (its id).
-
-    clang does not know where the linker puts a variable: a section's size is 0, and its variables' offsets come from
-    relocations. The kernel wants both, and the variables in the order of their offsets.
-    """
-    section = file.section(".BTF")
-    if section is None:
-        raise ObjectFileError("there is no section '.BTF': compile with clang -g")
-    data = bytearray(section.data)
-    for relocation in file.relocations.get(section.number, []):
-        if relocation.offset + 4 > len(data):
-            raise ObjectFileError(f"section '.BTF': a relocation to {relocation.symbol} is behind its end")
-        if relocation.symbol.section is None:
-            raise ObjectFileError(f"section '.BTF' refers to {relocation.symbol}, an extern: not supported")
-        (offset,) = struct.unpack_from("=I", data, relocation.offset)
-        struct.pack_into("=I", data, relocation.offset, offset + relocation.symbol.offset & 0xFFFFFFFF)
-    btf = Btf(bytes(data))
-    hidden = {symbol.name for symbol in file.symbols if symbol.hidden}
-    for type_id in range(1, len(btf)):
-        found = btf.type(type_id)
-        if found.kind == Kind.DATASEC:
-            _complete_section(data, btf, found, file.section(found.name))
-        elif found.kind == Kind.FUNC and found.name in hidden:
-            # A hidden function is the file's own, and the verifier need not look at it by itself.
-            data[btf.place(type_id) + 4] = 0
-    return _with_empty_struct(data), len(btf)
-
-
-def _complete_section(data: bytearray, btf: Btf, found: Type, section: Section | None) -> None:
-    if section is None:
-        raise ObjectFileError(f"section '.BTF' describes a section {found.name!r}, which there is not")
-    place = btf.place(found.id)
-    struct.pack_into("=I", data, place + 8, section.size)
-    entries = sorted(btf.variables(found), key=lambda entry: entry.offset)
-    for index, entry in enumerate(entries):
-        struct.pack_into("=III", data, place + 12 + 12 * index, *entry)
-
-
-def _with_empty_struct(data: bytearray) -> bytes:
-    """The blob with one type more: the key of maps that have none. (The kernel takes no value type without a key type.)
-
-    Its header: 8 bytes, then type_off, type_len, str_off, str_len.
-    """
-    (header,) = struct.unpack_from("=I", data, 4)
-    type_off, type_len, str_off, str_len = struct.unpack_from("=IIII", data, 8)
-    types = data[header + type_off :][:type_len] + struct.pack("=III", 0, Kind.STRUCT << 24, 0)
-    strings = data[header + str_off :][:str_len]
-    places = struct.pack("=IIIII", 24, 0, len(types), len(types), len(strings))
-    return bytes(data[:4] + places + types + strings)
-
-
-# Maps
-
-
-def _maps(file: Elf, btf: Btf) -> Iterator[tuple[str, MapDeclaration]]:
-    section = file.section(".maps")
-    if section is None or not section.size:
-        return
-    try:
-        described = btf.find(Kind.DATASEC, ".maps")
-    except KeyError:
-        raise ObjectFileError("section '.maps' is not described in section '.BTF'") from None
-    for entry in btf.variables(described):
-        variable = btf.type(entry.type_id)
-        if variable.kind != Kind.VAR or not variable.name:
-            raise ObjectFileError(f"section '.maps': type {variable.id} is no variable")
-        try:
-            check_name(variable.name[: BPF_OBJ_NAME_LEN - 1])
-            yield variable.name, _map(btf, variable.name, entry.offset, btf.resolve(variable.size))
-        except ValueError as error:
-            raise ObjectFileError(f"section '.maps', map {variable.name!r}: {error}") from error
-
-
-# Members made by __uint().
-_NUMBERS: tuple[str, ...] = (
-    "type",
-    "key_size",
-    "value_size",
-    "max_entries",
-    "map_flags",
-    "numa_node",
-    "map_extra",
-    "pinning",
-)
-
-
-def _map(btf: Btf, name: str, offset: int, definition: Type) -> MapDeclaration:
-    if definition.kind != Kind.STRUCT:
-        raise ObjectFileError(f"its type is no struct but {definition.kind.name}")
-    numbers = dict.fromkeys(_NUMBERS, 0)
-    types = {"key": 0, "value": 0}
-    for member in btf.members(definition):
-        if member.name in numbers:
-            numbers[member.name] = _number(btf, member.name, member.type_id)
-        elif member.name in types:
-            types[member.name] = _pointed_to(btf, member.name, member.type_id)
-        elif member.name == "values":
-            raise ObjectFileError("maps of maps and tables of programs ('values') are not supported")
-        else:
-            raise ObjectFileError(f"the member {member.name!r} is not known")
-    for what, type_id in types.items():
-        if type_id:
-            _set_size(numbers, f"{what}_size", btf.size_of(type_id))
-    if not numbers["type"]:
-        raise ObjectFileError("it has no type")
-    if numbers["pinning"] not in (LIBBPF_PIN_NONE, LIBBPF_PIN_BY_NAME):
-        raise ObjectFileError(f"pinning {numbers['pinning']} is not LIBBPF_PIN_BY_NAME")
-    return MapDeclaration(
-        name,
-        offset,
-        MapType(numbers.pop("type")),
-        **numbers,
-        key_type_id=types["key"],
-        value_type_id=types["value"],
-    )
-
-
-def _number(btf: Btf, name: str, type_id: int) -> int:
-    """__uint(name, number): a pointer to an array of that many ints."""
-    target = btf.resolve(_pointed_to(btf, name, type_id))
-    if target.kind != Kind.ARRAY:
-        raise ObjectFileError(f"the member {name!r} is not made by __uint()")
-    return btf.array(target)[1]
-
-
-def _pointed_to(btf: Btf, name: str, type_id: int) -> int:
-    pointer = btf.resolve(type_id)
-    if pointer.kind != Kind.PTR:
-        raise ObjectFileError(f"the member {name!r} is not made by __uint() or __type()")
-    return pointer.size
-
-
-def _set_size(numbers: dict[str, int], field: str, size: int) -> None:
-    """A type also says the size; said twice, it must be the same."""
-    if numbers[field] not in (0, size) or size >> 32:
-        raise ObjectFileError(f"{field} is {numbers[field]}, and the type has {size} bytes")
-    numbers[field] = size
+def _check_values(maps: dict[str, MapDeclaration], btf: Btf) -> None:
+    """That a queue's or a stack's elements have a type which can be read: the kernel alone can't say that."""
+    for declaration in definitions(maps):
+        if declaration.value_type_id and declaration.type in (MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK):
+            BtfCodec(btf, declaration.value_type_id)
 
 
 # Global variables
 
 
-def _data_sections(file: Elf, btf: Btf) -> Iterator[DataSection]:
+def _data_sections(file: Elf, prepared: ObjectBtf) -> Iterator[DataSection]:
     for section in file.sections:
         if section.size and _is_data(section):
-            yield DataSection(section, *_described(section, btf))
+            yield _described(section, prepared.btf)
+    if prepared.kconfig_size:
+        yield _described(Section(-1, KCONFIG, b"", prepared.kconfig_size, False), prepared.btf)
 
 
-def _described(section: Section, btf: Btf) -> tuple[int, dict[str, Variable]]:
-    """The id of the section's type and its variables; constants that only the compiler knows of have none."""
+def _described(section: Section, btf: Btf) -> DataSection:
+    """The section with its variables; constants that only the compiler knows of have no description."""
     try:
         described = btf.find(Kind.DATASEC, section.name)
     except KeyError:
-        return 0, {}
-    variables = {}
+        return DataSection(section, 0, {}, False)
+    variables, shared = {}, False
     for entry in btf.variables(described):
         variable = btf.type(entry.type_id)
         if variable.kind != Kind.VAR:
@@ -318,38 +184,55 @@ def _described(section: Section, btf: Btf) -> tuple[int, dict[str, Variable]]:
         if entry.offset + entry.size > section.size:
             raise ObjectFileError(f"section {section.name!r}: {variable.name!r} is behind its end")
         variables[variable.name] = Variable(variable.size, entry.offset, entry.size)
-    return described.id, variables
+        shared |= btf.linkage(variable) != _STATIC
+    return DataSection(section, described.id, variables, shared)
 
 
 # Programs
 
 
-def _check_relocations(records: ext.BtfExt, btf: Btf) -> None:
-    for section, relocations in records.core_relocations.items():
-        for relocation in relocations:
-            raise ObjectFileError(
-                f"section {section!r}, instruction {relocation.offset // 8}: a CO-RE relocation of "
-                f"{btf.type(relocation.type_id).name!r} is not supported; "
-                "compile without preserve_access_index, or give the offset in a constant"
-            )
-
-
 def _programs(
-    linker: Linker, maps: dict[str, MapDeclaration], data: dict[str, DataSection]
+    linker: Linker,
+    maps: dict[str, MapDeclaration],
+    data: dict[str, DataSection],
+    externs: dict[str, Extern],
+    selection: Selection,
 ) -> Iterator[ProgramDeclaration]:
     by_offset = {declaration.offset: name for name, declaration in maps.items()}
-    for function in linker.programs():
-        section = function.section.name
-        kind = kind_of_section(section)
+    functions = linker.programs()
+    _check_selection(selection, functions)
+    for function in functions:
+        if function.name in selection.without or (selection.only is not None and function.name not in selection.only):
+            continue
+        where = f"section {function.section.name!r}, function {function.name!r}"
         try:
+            kind = kind_of_section(function.section.name, selection.sections)
             check_name(function.name[: BPF_OBJ_NAME_LEN - 1])
         except ValueError as error:
-            raise ObjectFileError(f"section {section!r}, function {function.name!r}: {error}") from None
-        if kind is None:
-            raise ObjectFileError(f"section {section!r}, function {function.name!r}: no program type has this name")
+            raise ObjectFileError(f"{where}: {error}") from None
+        if selection.only is None and not kind.autoload:
+            continue
         linked = linker.link(function)
+        if linked.core_relocations and not linked.func_info:
+            raise ObjectFileError(f"{where}: section '.BTF.ext' does not describe all its functions: compile with -g")
         references = [_map_reference(reference, by_offset, data) for reference in linked.references]
-        yield ProgramDeclaration(function.name, kind, linked, references)
+        references += [
+            MapReference(use.slot, KCONFIG, offset)
+            for use in linked.symbols
+            if (offset := externs[use.name].offset) is not None
+        ]
+        yield ProgramDeclaration(function.name, function.section.name, kind, linked, references)
+
+
+def _check_selection(selection: Selection, functions: list[Function]) -> None:
+    names = {function.name for function in functions}
+    for name in [*(selection.only or ()), *selection.without]:
+        if name not in names:
+            raise ValueError(f"the object file has no program {name!r}: it has {', '.join(sorted(names)) or 'none'}")
+    sections = {function.section.name.removeprefix("?") for function in functions}
+    for section in selection.sections:
+        if section.removeprefix("?") not in sections:
+            raise ValueError(f"the object file has no section {section!r} of programs")
 
 
 def _map_reference(reference: Reference, maps: dict[int, str], data: dict[str, DataSection]) -> MapReference:

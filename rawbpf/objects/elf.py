@@ -45,7 +45,8 @@ class Section(NamedTuple):
 class Symbol(NamedTuple):
     """A name for a place: `offset` bytes into a section; section None is defined nowhere in this file.
 
-    `kind` is FUNC, OBJECT, SECTION or NOTYPE, `binding` LOCAL (static), GLOBAL or WEAK.
+    `kind` is FUNC, OBJECT, SECTION, NOTYPE, or COMMON for a variable that only a linker would give a place (-fcommon);
+    `binding` is LOCAL (static), GLOBAL or WEAK.
     """
 
     name: str
@@ -163,8 +164,6 @@ def _symbols(table: Any, sections: list[Section], length: int) -> Iterator[Symbo
         raise ObjectFileError(f"section {table.name!r} has no string table")
     for symbol in table.iter_symbols():
         index = symbol["st_shndx"]
-        if index == _SHN_COMMON:
-            raise ObjectFileError(f"symbol {symbol.name!r} is common: initialise the variable, or make it static")
         section = None
         if isinstance(index, int):
             if index >= len(sections):
@@ -175,7 +174,7 @@ def _symbols(table: Any, sections: list[Section], length: int) -> Iterator[Symbo
         info = symbol["st_info"]
         yield Symbol(
             symbol.name,
-            str(info["type"]).removeprefix("STT_"),
+            "COMMON" if index == _SHN_COMMON else str(info["type"]).removeprefix("STT_"),
             str(info["bind"]).removeprefix("STB_"),
             symbol["st_other"]["visibility"] == "STV_HIDDEN",
             section,

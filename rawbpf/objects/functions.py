@@ -1,7 +1,9 @@
 """From compiled functions to programs: the kernel takes one run of instructions, so behind each program stand the
 functions that it calls, and calls become distances.
 
-What stays open is what only a running kernel can answer, the descriptors of maps: those places are References.
+What only a running kernel can answer stays open: the descriptors of maps (References), the kernel's own symbols
+(SymbolUses), and the offsets in the kernel's types, which the kernel itself writes into the instructions that the
+CO-RE records name.
 
 Source: Documentation/bpf/llvm_reloc.rst, Documentation/bpf/standardization/instruction-set.rst.
 """
@@ -9,18 +11,16 @@ Source: Documentation/bpf/llvm_reloc.rst, Documentation/bpf/standardization/inst
 import struct
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple, TypeVar
 
-from rawbpf.btf.ext import BtfExt, FuncRecord, LineRecord
-from rawbpf.objects.elf import Elf, ObjectFileError, Relocation, Section
+from rawbpf.btf.ext import BtfExt, CoreRecord, FuncRecord, LineRecord
+from rawbpf.objects.elf import Elf, ObjectFileError, Relocation, Section, Symbol
 from rawbpf.programs.asm import LD_IMM64, Pseudo
 
 _SLOT = 8
-_CALL = 0x85
-# src of a call to a kernel function (BPF_PSEUDO_KFUNC_CALL).
-_KFUNC = 2
-_Record = TypeVar("_Record", FuncRecord, LineRecord)
+CALL = 0x85
+_Record = TypeVar("_Record", FuncRecord, LineRecord, CoreRecord)
 _INSN = struct.Struct("=BBhi")
 
 # A kernel takes a million instructions in a program (BPF_COMPLEXITY_LIMIT_INSNS; 4096 before 5.2). Each program has its
@@ -47,21 +47,34 @@ class Reference(NamedTuple):
     where: str
 
 
+class SymbolUse(NamedTuple):
+    """The call, or else the 64-bit load, at `slot` is of a symbol that is not in this file."""
+
+    slot: int
+    name: str
+    is_call: bool
+    where: str
+
+
 class Linked(NamedTuple):
     """A program with all it calls. The records of func_info and line_info are PROG_LOAD's, counted in instructions;
-    both are empty if one of the functions has none, for the kernel wants them of all or of none."""
+    both are empty if one of the functions has none, for the kernel wants them of all or of none. CO-RE records count
+    bytes from the program's first instruction, as the kernel has it."""
 
     code: bytes
     references: list[Reference]
+    symbols: list[SymbolUse]
     func_info: list[tuple[int, int]]
     line_info: list[tuple[int, int, int, int]]
+    core_relocations: list[CoreRecord]
 
 
 class Linker:
     """The functions of one object file."""
 
-    def __init__(self, elf: Elf, ext: BtfExt) -> None:
+    def __init__(self, elf: Elf, ext: BtfExt, externs: Container[str]) -> None:
         self._ext = ext
+        self._externs = externs
         self._left = _INSTRUCTIONS_MAX
         self._functions = {(f.section.number, f.start): f for f in _functions(elf)}
         self._relocations = {
@@ -78,6 +91,7 @@ class Linker:
         code = bytearray()
         places: dict[Function, int] = {}
         references: list[Reference] = []
+        symbols: list[SymbolUse] = []
         calls: list[tuple[int, Function]] = []
 
         def place(function: Function) -> Iterator[Function]:
@@ -91,8 +105,10 @@ class Linker:
                 if isinstance(target, Function):
                     calls.append((first + slot, target))
                     yield target
-                else:
+                elif isinstance(target, Reference):
                     references.append(target._replace(slot=first + slot))
+                else:
+                    symbols.append(target._replace(slot=first + slot))
 
         waiting = [place(program)]
         while waiting:
@@ -103,9 +119,10 @@ class Linker:
                 waiting.append(place(callee))
         for slot, target in calls:
             self._patch_call(code, slot, places[target] - slot - 1)
-        return Linked(bytes(code), references, *self._records(places))
+        functions, lines = self._records(places)
+        return Linked(bytes(code), references, symbols, functions, lines, self._core_relocations(places))
 
-    def _targets(self, function: Function) -> Iterator[tuple[int, "Function | Reference"]]:
+    def _targets(self, function: Function) -> Iterator[tuple[int, "Function | Reference | SymbolUse"]]:
         """What the function's calls and 64-bit loads refer to, each with its slot."""
         relocations = self._relocations.get(function.section.number, {})
         for slot, opcode, src, imm in _walk(function):
@@ -113,23 +130,31 @@ class Linker:
             relocation = relocations.get(at)
             if relocation is not None:
                 yield slot, self._relocated(function, relocation, opcode, imm)
-            elif opcode == _CALL and src == Pseudo.CALL:
+            elif opcode == CALL and src == Pseudo.CALL:
                 yield slot, self._function_at(function, function.section, at + (imm + 1) * _SLOT)
-            elif opcode == _CALL and src == _KFUNC:
-                raise ObjectFileError(f"{_where(function)} calls a kernel function: kfuncs are not supported")
 
-    def _relocated(self, function: Function, relocation: Relocation, opcode: int, imm: int) -> "Function | Reference":
+    def _relocated(
+        self, function: Function, relocation: Relocation, opcode: int, imm: int
+    ) -> "Function | Reference | SymbolUse":
         symbol = relocation.symbol
+        if opcode not in (CALL, LD_IMM64):
+            raise ObjectFileError(f"{_where(function)}: a relocation to {symbol} on an instruction that has no address")
         if symbol.section is None:
-            raise ObjectFileError(f"{_where(function)} refers to {symbol}, an extern: not supported")
-        if opcode == _CALL:
+            return self._symbol_use(function, symbol, opcode == CALL)
+        if opcode == CALL:
             # To a section, the distance from its beginning is in imm; to a function it is -1, and 0 comes out.
             return self._function_at(function, symbol.section, symbol.offset + (imm + 1) * _SLOT)
-        if opcode != LD_IMM64:
-            raise ObjectFileError(f"{_where(function)}: a relocation to {symbol} on an instruction that has no address")
         if symbol.section.executable:
             return self._function_at(function, symbol.section, symbol.offset + imm)
         return Reference(0, symbol.section, symbol.offset + imm, _where(function))
+
+    def _symbol_use(self, function: Function, symbol: Symbol, is_call: bool) -> SymbolUse:
+        where = f"{_where(function)} refers to {symbol}"
+        if symbol.kind == "COMMON":
+            raise ObjectFileError(f"{where}, which is common: initialise the variable, or make it static")
+        if symbol.name not in self._externs:
+            raise ObjectFileError(f"{where}, an extern: it is neither in this file, nor declared __ksym or __kconfig")
+        return SymbolUse(0, symbol.name, is_call, where)
 
     def _function_at(self, caller: Function, section: Section, start: int) -> Function:
         found = self._functions.get((section.number, start))
@@ -161,6 +186,13 @@ class Linker:
             complete_functions &= bool(own) and own[0].offset == function.start
             complete_lines &= bool(here) and here[0].offset == function.start
         return functions if complete_functions else [], lines if complete_functions and complete_lines else []
+
+    def _core_relocations(self, places: "dict[Function, int]") -> list[CoreRecord]:
+        return [
+            record._replace(offset=record.offset + first * _SLOT - function.start)
+            for function, first in places.items()
+            for record in _within(function, self._ext.core_relocations)
+        ]
 
 
 def _within(function: Function, records: dict[str, list[_Record]]) -> list[_Record]:

@@ -66,6 +66,10 @@ class Helper(IntEnum):
     BPF_FUNC_map_pop_elem = 88
     BPF_FUNC_map_peek_elem = 89
     BPF_FUNC_probe_read_kernel = 113
+    BPF_FUNC_ringbuf_output = 130
+    BPF_FUNC_ringbuf_reserve = 131
+    BPF_FUNC_ringbuf_submit = 132
+    BPF_FUNC_ringbuf_discard = 133
     BPF_FUNC_get_attach_cookie = 174
     BPF_FUNC_loop = 181
 

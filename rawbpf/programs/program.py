@@ -47,6 +47,17 @@ class LineInfo(NamedTuple):
     line_col: int
 
 
+class CoreRelocation(NamedTuple):
+    """An instruction, `offset` bytes from the first, that the kernel changes to fit its own types (CO-RE): the BTF id
+    of the program's type, the offset of a BTF string with the numbers of the members, and what is to be written there
+    (enum bpf_core_relo_kind)."""
+
+    offset: int
+    type_id: int
+    access_str_off: int
+    kind: int
+
+
 class Program(Descriptor):
     """A loaded BPF program. Holds one descriptor; close it or use `with`.
 
@@ -68,6 +79,7 @@ class Program(Descriptor):
         btf_fd: int = 0,
         func_info: Sequence[FuncInfo] = (),
         line_info: Sequence[LineInfo] = (),
+        core_relos: Sequence[CoreRelocation] = (),
         attach_to: str = "",
         attach_btf_id: int = 0,
         attach_btf_obj_fd: int = 0,
@@ -83,6 +95,7 @@ class Program(Descriptor):
             flags: prog_flags, such as BPF_F_SLEEPABLE.
             expected_attach_type: For program types that want it.
             btf_fd, func_info, line_info: BTF of the functions, needed for callbacks, and of their lines; Linux 5.0.
+            core_relos: Instructions that the kernel fits to its own types, by btf_fd and func_info; Linux 5.17.
             attach_to: The name of what attach() will attach to. Types TRACING and LSM must have it: a kernel function,
                 a tracepoint, an LSM hook, a kind of object to iterate over ("do_nanosleep", "sys_enter", "file_open",
                 "task"), looked up in the kernel's BTF; Linux 5.5. For a raw tracepoint it saves attach() the target.
@@ -110,14 +123,19 @@ class Program(Descriptor):
             "expected_attach_type": expected_attach_type,
             "attach_btf_id": attach_btf_id,
         }
-        for what, records in (("func_info", func_info), ("line_info", line_info)):
+        tables: dict[str, Sequence[tuple[int, ...]]] = {
+            "func_info": func_info,
+            "line_info": line_info,
+            "core_relo": core_relos,
+        }
+        for what, records in tables.items():
             if records:
                 numbers = ffi.new("uint32_t[]", [number for record in records for number in record])
                 keep.append(numbers)
                 fields |= {
                     "prog_btf_fd": btf_fd,
                     f"{what}_rec_size": 4 * len(records[0]),
-                    what: _address(numbers),
+                    "core_relos" if what == "core_relo" else what: _address(numbers),
                     f"{what}_cnt": len(records),
                 }
         if attach_to and prog_type in ATTACHED_BY_BTF:

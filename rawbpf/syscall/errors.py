@@ -127,16 +127,23 @@ class AlreadyExists(BpfError, FileExistsError):
 class NoSuchKey(BpfError, KeyError):
     """The map has no such key (ENOENT).
 
-    >>> issubclass(NoSuchKey, KeyError)
-    True
+    >>> with Hash("<I", "<Q", 8, name="owners") as owners:
+    ...     owners[7]
+    Traceback (most recent call last):
+        ...
+    rawbpf.syscall.errors.NoSuchKey: hash 'owners' has no key 7 [BPF_MAP_LOOKUP_ELEM: ENOENT]
     """
 
 
 class NoSuchIndex(NoSuchKey, IndexError):
-    """The array is not that long (ENOENT, or E2BIG for an update).
+    """The array is not that long. The kernel is not asked; `errno` is ENOENT, as it would say.
 
-    >>> issubclass(NoSuchIndex, IndexError)
-    True
+    >>> with Array("<Q", 4) as counters:
+    ...     try:
+    ...         counters[4]
+    ...     except IndexError as error:
+    ...         type(error).__name__
+    'NoSuchIndex'
     """
 
 

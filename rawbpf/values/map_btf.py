@@ -22,20 +22,25 @@ from rawbpf.syscall import MapInfo
 from rawbpf.values.btf_codec import BtfCodec
 from rawbpf.values.codecs import FORMAT_ITEM, Codec, CtypesType, RawBytes, StructFormat
 
+_U32_MAX = 2**32 - 1
+# The members of a struct are counted in 16 bits.
+_MEMBERS_MAX = 2**16 - 1
+
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
 # Reading
 
 
-def codec_of(info: MapInfo) -> BtfCodec:
-    """The codec for the values of a map, by the BTF that it carries.
+def codec_of(info: MapInfo, part: str = "value") -> BtfCodec:
+    """The codec for the values of a map, or for its keys (part "key"), by the BTF that it carries.
 
-    Raises ValueError if it carries none or the value has no type there, BtfError (a ValueError) if the type is nothing
+    Raises ValueError if it carries none or the part has no type there, BtfError (a ValueError) if the type is nothing
     that has values, NotPermitted without CAP_SYS_ADMIN: the kernel hands BTF out by its id only.
     """
-    if not info.btf_id or not info.btf_value_type_id:
-        raise ValueError(f"{syscall.describe(info)} carries no BTF: say what its values are, or open it as bytes")
+    type_id = {"key": info.btf_key_type_id, "value": info.btf_value_type_id}[part]
+    if not info.btf_id or not type_id:
+        raise ValueError(f"{syscall.describe(info)} carries no BTF: say what its {part}s are, or open it as bytes")
     fd = syscall.btf_get_fd_by_id(info.btf_id)
     try:
         btf = syscall.btf_get_info_by_fd(fd)
@@ -43,28 +48,34 @@ def codec_of(info: MapInfo) -> BtfCodec:
         os.close(fd)
     # Of a module's BTF the blob holds only what the kernel's own does not have.
     if btf.kernel_btf or info.btf_vmlinux_value_type_id:
-        raise ValueError(f"the values of {syscall.describe(info)} have a type of the kernel's own, which is not read")
-    return BtfCodec(Btf(btf.data), info.btf_value_type_id)
+        raise ValueError(f"the {part}s of {syscall.describe(info)} have a type of the kernel's own, which is not read")
+    return BtfCodec(Btf(btf.data), type_id)
 
 
 # Making
 
 
 @contextmanager
-def described(codec: Codec[Any], token_fd: int | None = None) -> Iterator[tuple[int, int, int]]:
-    """btf_fd, btf_key_type_id and btf_value_type_id of map_create() for a map with these values, good while the context
-    lasts.
+def described(
+    value: Codec[Any], token_fd: int | None = None, *, key: Codec[Any] | None = None
+) -> Iterator[tuple[int, int, int]]:
+    """btf_fd, btf_key_type_id and btf_value_type_id of map_create() for a map with these values, and with these keys or
+    with none, good while the context lasts.
 
     Raises ValueError or TypeError for what BTF can't describe, and what btf_load() raises.
     """
+    # In BTF a size has 32 bits.
+    for name, codec in (("value_size", value), ("key_size", key)):
+        if codec is not None and codec.size > _U32_MAX:
+            raise ValueError(f"{name} must be from 1 to {_U32_MAX}, not {codec.size}")
     writer = _Writer()
-    value = writer.codec(codec)
-    key = writer.builder.struct("", 0, [])
+    value_type = writer.codec(value)
+    key_type = writer.codec(key) if key is not None else writer.builder.struct("", 0, [])
     blob = writer.builder.encode()
     _check_floats(Btf(blob))
     fd = syscall.btf_load(blob, token_fd)
     try:
-        yield fd, key, value
+        yield fd, key_type, value_type
     finally:
         os.close(fd)
 
@@ -159,6 +170,8 @@ class _Writer:
             if not item.endswith("x") and (size or item == "0s"):
                 members.append((f"f{len(members)}", self._item(item[-1], size), end - size))
                 last = size
+            if len(members) > _MEMBERS_MAX:
+                raise ValueError(f"the struct format {form!r} has more than {_MEMBERS_MAX} fields, the most in BTF")
         if len(members) == 1 and last == struct.calcsize(form):
             return members[0][1]
         return self.builder.struct("", struct.calcsize(form), members)

@@ -100,7 +100,7 @@ class Side:
         return getattr(self.lib, name)(*(words.get(each, each) for each in arguments))
 
     def seen(self) -> list[Any]:
-        found: list[Any] = [self.map.held, self.map.taken]
+        found: list[Any] = [self.map.held]
         for batch, view in self.batches:
             found.append((batch.state, batch.first, batch.count))
             found.append(bytes(view[4 * batch.first : 4 * batch.count]) if batch.state else b"")

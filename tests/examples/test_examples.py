@@ -11,7 +11,7 @@ import pytest
 
 import rawbpf
 from rawbpf import Queue
-from rawbpf.cli.main import _parser
+from rawbpf.cli.parser import parse
 from tests.conftest import IS_ROOT
 
 EXAMPLES = Path(rawbpf.__file__).parent / "examples"
@@ -45,7 +45,7 @@ def test_the_commands_in_the_files(name):
     }[name]
     assert lines
     for line in lines:
-        options = _parser().parse_args(line.replace("'", "").split())
+        options = parse(line.replace("'", "").split())
         assert options.format == "<IH"
 
 

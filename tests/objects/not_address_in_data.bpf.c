@@ -1,4 +1,4 @@
-/* Not supported: addresses in data. */
+/* Addresses in data do not get into the kernel: a program that uses one is refused. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 

@@ -1,13 +1,13 @@
-/* Not supported: kernel configuration. */
+/* Not supported: a value that neither the kernel's configuration nor libbpf has. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-extern int LINUX_KERNEL_VERSION __kconfig;
+extern int LINUX_NO_SUCH_THING __kconfig;
 
 SEC("socket")
 int program(void *ctx)
 {
-	return LINUX_KERNEL_VERSION;
+	return LINUX_NO_SUCH_THING;
 }
 
 char LICENSE[] SEC("license") = "GPL";

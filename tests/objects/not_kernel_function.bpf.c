@@ -1,14 +1,13 @@
-/* Not supported: kfuncs. */
+/* Not supported: a function that the kernel does not have. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-extern void bpf_rcu_read_lock(void) __ksym;
+extern int bpf_no_such_function(int number) __ksym;
 
 SEC("socket")
 int program(void *ctx)
 {
-	bpf_rcu_read_lock();
-	return 0;
+	return bpf_no_such_function(1);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import hypothesis.strategies as st
 import pytest
@@ -26,6 +26,7 @@ from rawbpf import (
     Empty,
     Full,
     MapFlag,
+    MapType,
     NotPermitted,
     Queue,
     Stack,
@@ -36,7 +37,8 @@ from rawbpf import (
 from rawbpf.abi import Cmd, door, layout
 from rawbpf.abi.door import ffi, lib
 from rawbpf.maps import bpffs
-from rawbpf.observe.simulator import NEWEST, SimulatedKernel
+from rawbpf.observe.simulated_kernel import SimulatedKernel
+from rawbpf.observe.simulator import NEWEST
 from rawbpf.syscall.proc import kernel_version
 from tests.conftest import IS_ADMIN, IS_ROOT, SECONDS, SLOWNESS
 
@@ -868,4 +870,41 @@ def test_a_version_that_is_refused_leaves_no_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ValueError, match="are simulated"), rawbpf.simulate(kernel="99.9"):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_that_makes_maps_until_after_the_end(monkeypatch, tmp_path):
+    """The context ends without an error and leaves no folder, though another thread goes on making maps and pins."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = threading.Event()
+
+    def make_maps() -> None:
+        while not ended.is_set():
+            # Its map and the pin's path may belong to kernels that answer no more.
+            with suppress(OSError), Queue(4, 1) as q:
+                q.pin(f"{kernel.bpffs}/{q.id}")
+
+    for _ in range(30):
+        ended.clear()
+        with rawbpf.simulate():  # what comes after the inner one's end goes here
+            thread = threading.Thread(target=make_maps)
+            with rawbpf.simulate() as kernel:
+                thread.start()
+                while not list(syscall.map_ids()):
+                    pass
+            ended.set()
+            thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_call_that_comes_after_the_end(monkeypatch, tmp_path):
+    """A call that passed the door just before the end is answered by who stands there afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with rawbpf.simulate() as outer:
+        with rawbpf.simulate() as inner:
+            pass
+        attr = syscall.bpf_attr(map_type=MapType.BPF_MAP_TYPE_QUEUE, value_size=4, max_entries=1)
+        fd = inner.bpf(Cmd.BPF_MAP_CREATE, attr, 44)
+        assert outer.owns(fd)
+        os.close(fd)
     assert list(tmp_path.iterdir()) == []

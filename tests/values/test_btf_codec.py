@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from rawbpf.btf.reader import VMLINUX, Btf, BtfError, Kind, Member, vmlinux
 from rawbpf.btf.writer import Builder
 from rawbpf.objects.declarations import read
-from rawbpf.values.btf_codec import BtfCodec, StructValue
+from rawbpf.values.btf_codec import BtfCodec
+from rawbpf.values.struct_value import StructValue
 from tests.conftest import examples
 
 TYPES = """

@@ -130,7 +130,7 @@ def _objects(project: Path, folder: Path) -> Iterator[Path]:
     """The tests' and examples' BPF programs, compiled: no compiler goes into the guest."""
     clang = _needed("clang")
     folder.mkdir()
-    for source in (*project.glob("tests/objects/*.bpf.c"), *project.glob("rawbpf/examples/*.bpf.c")):
+    for source in (*project.glob("tests/objects/**/*.bpf.c"), *project.glob("rawbpf/examples/*.bpf.c")):
         target = folder / f"{source.stem}.o"
         include = f"-I/usr/include/{platform.machine()}-linux-gnu"
         _run(clang, "-O2", "-g", "-target", "bpf", include, "-c", str(source), "-o", str(target))

@@ -1,8 +1,8 @@
-"""Values as people write and read them, for the command line: a Form turns text into a value's bytes and back.
+"""How values are written on the command line: a notation makes a value's bytes of text, and text or JSON of bytes.
 
-Without a choice, values of 1, 2, 4 and 8 bytes are unsigned integers of this machine, and others are text where it
-can be printed (zero bytes at the end aside) and hexadecimal where not. So a form depends on the map, and not on what
-happens to be in it: a counter does not become a letter at 65.
+Unless told otherwise, values of 1, 2, 4 and 8 bytes are unsigned integers of this machine. Others are text if all of it
+can be printed, where zero bytes at the end don't count, and hexadecimal digits if not. So what a number looks like
+depends on the map alone: a counter does not turn into a letter when it reaches 65.
 """
 
 import json
@@ -14,34 +14,39 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Protocol
 
-from rawbpf.values.btf_codec import EnumValue, StructValue
+from rawbpf.observe.wording import counted
 from rawbpf.values.codecs import Codec, StructFormat, codec_for
+from rawbpf.values.struct_value import EnumValue, StructValue
 
 
-class Form(Protocol):
-    """encode() raises ValueError for text that is no value; text() is one line; json() is what json.dumps takes."""
+class Notation(Protocol):
+    """encode() raises ValueError for text that is no value. text() is one line. json() is what json.dumps() takes.
 
+    `longest`: neither text() nor json.dumps(json()) has more bytes than this; None if that is not known.
+    """
+
+    @property
+    def longest(self) -> int | None: ...
     def encode(self, text: str) -> bytes: ...
-
     def text(self, data: bytes) -> str: ...
-
     def json(self, data: bytes) -> Any: ...
 
 
-class Hex:
+class HexNotation:
     """Bytes as hexadecimal digits: "01ff", "0x01ff", "01 ff", "01:ff"."""
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self.longest = len('"0x"') + 2 * size
 
     def encode(self, text: str) -> bytes:
         digits = re.sub(r"\b0x|[:,]", "", text.lower())
         try:
             data = bytes.fromhex(digits)
         except ValueError:
-            raise ValueError(f"{text!r} are no hexadecimal digits") from None
+            raise ValueError(f"{text!r} is not made of hexadecimal digits") from None
         if len(data) != self._size:
-            raise ValueError(f"{text!r} are {len(data)} bytes, and a value has {self._size}")
+            raise ValueError(f"{text!r} is {counted(len(data), 'byte')}, and a value has {self._size}")
         return data
 
     def text(self, data: bytes) -> str:
@@ -50,17 +55,22 @@ class Hex:
     json = text
 
 
-class Number:
-    """An unsigned integer of this machine; decimal, 0x, 0o, 0b, with underscores; negative ones wrap as in C."""
+class NumberNotation:
+    """An unsigned integer of this machine: decimal, 0x, 0o or 0b, with or without underscores."""
+
+    longest = len(str(2**64))
 
     def __init__(self, size: int) -> None:
         self._size = size
 
     def encode(self, text: str) -> bytes:
         number = integer(text)
-        if not -(1 << 8 * self._size - 1) <= number < 1 << 8 * self._size:
-            raise ValueError(f"{text} does not fit a value of {self._size} bytes")
-        return (number % (1 << 8 * self._size)).to_bytes(self._size, sys.byteorder)
+        if number < 0:
+            signed = {1: "=b", 2: "=h", 4: "=i", 8: "=q"}[self._size]
+            raise ValueError(f"{text} is negative, and values are unsigned here: --format '{signed}' makes them signed")
+        if number >= 1 << 8 * self._size:
+            raise ValueError(f"{text} does not fit a value of {counted(self._size, 'byte')}")
+        return number.to_bytes(self._size, sys.byteorder)
 
     def text(self, data: bytes) -> str:
         return str(self.json(data))
@@ -69,16 +79,18 @@ class Number:
         return int.from_bytes(data, sys.byteorder)
 
 
-class Text:
+class TextNotation:
     """UTF-8, filled up with zero bytes; what can't be printed is shown with a backslash."""
 
     def __init__(self, size: int) -> None:
         self._size = size
+        # In JSON a control character of one byte is \u0001.
+        self.longest = len('""') + 6 * size
 
     def encode(self, text: str) -> bytes:
         data = text.encode("utf-8", "surrogateescape")
         if len(data) > self._size:
-            raise ValueError(f"{text!r} has {len(data)} bytes, and a value has {self._size}")
+            raise ValueError(f"{text!r} has {counted(len(data), 'byte')}, and a value has {self._size}")
         return data.ljust(self._size, b"\0")
 
     def text(self, data: bytes) -> str:
@@ -89,14 +101,24 @@ class Text:
         return data.rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 
-class TextOrHex:
-    """Text where it can be printed, else hexadecimal; "0x..." is hexadecimal in both directions."""
+class TextOrHexNotation:
+    """Text if all of it can be printed, else hexadecimal digits. "0x..." is hexadecimal in both directions.
+
+    Text that is shorter than a value is refused: somebody who forgot --hex or --format would push what they don't mean.
+    """
 
     def __init__(self, size: int) -> None:
-        self._text, self._hex = Text(size), Hex(size)
+        self._size = size
+        self._text, self._hex = TextNotation(size), HexNotation(size)
+        self.longest = self._text.longest
 
     def encode(self, text: str) -> bytes:
-        return (self._hex if text.startswith("0x") else self._text).encode(text)
+        if text.startswith("0x"):
+            return self._hex.encode(text)
+        data = self._text.encode(text)
+        if len(text.encode("utf-8", "surrogateescape")) < self._size:
+            raise ValueError(f"{text!r} is shorter than a value of {self._size} bytes: --text fills up with zero bytes")
+        return data
 
     def text(self, data: bytes) -> str:
         text = printable(data)
@@ -105,26 +127,31 @@ class TextOrHex:
     json = text
 
 
-class Struct:
+class StructNotation:
     """A struct format's fields, with commas between them; one field stands alone."""
 
-    def __init__(self, form: str) -> None:
-        codec = codec_for(form)
+    def __init__(self, struct_format: str) -> None:
+        codec = codec_for(struct_format)
         assert isinstance(codec, StructFormat)
         self._codec = codec
         self.size = codec.size
 
     @cached_property
     def _fields(self) -> list[type]:
-        # Not before the size was compared with a map's: it may be any number.
+        # Only after the size was compared with the map's: a format may ask for any number of bytes.
         return [type(zero) for zero in struct.unpack(self._codec.format, bytes(self.size))]
+
+    @property
+    def longest(self) -> int:
+        # A number has at most 24 characters (-2.2250738585072014e-308), and a byte of text at most 6.
+        return len("[]") + len(", ") * len(self._fields) + 26 * len(self._fields) + 6 * self.size
 
     def encode(self, text: str) -> bytes:
         if len(self._fields) == 1:
             return self._codec.encode(_field(self._fields[0], text))
         parts = text.split(",")
         if len(parts) != len(self._fields):
-            raise ValueError(f"{text!r} has {len(parts)} fields, and a value has {len(self._fields)}")
+            raise ValueError(f"{text!r} has {counted(len(parts), 'field')}, and a value has {len(self._fields)}")
         return self._codec.encode(tuple(map(_field, self._fields, map(str.strip, parts))))
 
     def text(self, data: bytes) -> str:
@@ -139,23 +166,31 @@ class Struct:
         return value if isinstance(value, tuple) else (value,)
 
 
-class ByType:
+class BtfNotation:
     """A C type's value as JSON on one line: structs as objects, arrays as lists, enums by name. Bytes are text where it
     can be printed (zero bytes at the end aside), else "0x" and hexadecimal digits.
 
     On the way in text is filled up with zero bytes, and what an object leaves out is zero.
     """
 
+    longest = None
+
     def __init__(self, codec: Codec[Any]) -> None:
         self._codec = codec
+        self._zero = codec.decode(bytes(codec.size))
+
+    @property
+    def has_members(self) -> bool:
+        """Whether the type is a struct, a union or an array of anything but bytes."""
+        return isinstance(self._zero, (StructValue, tuple))
 
     def encode(self, text: str) -> bytes:
         try:
             given = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{text[:100]!r} is no JSON: {error}") from None
+            raise ValueError(f"{text[:100]!r} is not JSON: {error}") from None
         try:
-            return self._codec.encode(_shaped(given, self._codec.decode(bytes(self._codec.size))))
+            return self._codec.encode(_shaped(given, self._zero))
         except TypeError as error:
             raise ValueError(str(error)) from None
 
@@ -166,18 +201,22 @@ class ByType:
         return _named(self._codec.decode(data))
 
 
-def form_for(size: int, *, form: str | None = None, as_hex: bool = False, as_text: bool = False) -> Form:
-    """The form of a map's values of `size` bytes: `form` is a struct format. ValueError if its size is another."""
-    if form is not None:
-        fields = Struct(form)
+def notation_for(
+    size: int, *, struct_format: str | None = None, as_hex: bool = False, as_text: bool = False
+) -> Notation:
+    """The notation for values of `size` bytes. Raises ValueError if the struct format has another size."""
+    if struct_format is not None:
+        fields = StructNotation(struct_format)
         if fields.size != size:
-            raise ValueError(f"the struct format {form!r} has {fields.size} bytes, and a value has {size}")
+            raise ValueError(
+                f"the struct format {struct_format!r} has {counted(fields.size, 'byte')}, and a value has {size}"
+            )
         return fields
     if as_hex:
-        return Hex(size)
+        return HexNotation(size)
     if as_text:
-        return Text(size)
-    return Number(size) if size in (1, 2, 4, 8) else TextOrHex(size)
+        return TextNotation(size)
+    return NumberNotation(size) if size in (1, 2, 4, 8) else TextOrHexNotation(size)
 
 
 def integer(text: str) -> int:
@@ -187,7 +226,7 @@ def integer(text: str) -> int:
             return int(text, base)
         except ValueError:
             continue
-    raise ValueError(f"{text!r} is no number (--text and --hex take other values)")
+    raise ValueError(f"{text!r} is not a number (--text and --hex take other values)")
 
 
 def printable(data: bytes) -> str | None:
@@ -207,7 +246,7 @@ def _field(kind: type, text: str) -> Any:
         return text.encode("utf-8", "surrogateescape")
     if kind is bool:
         if text.lower() not in _BOOLEANS:
-            raise ValueError(f"{text!r} is none of {', '.join(_BOOLEANS)}")
+            raise ValueError(f"{text!r} is not one of {', '.join(_BOOLEANS)}")
         return _BOOLEANS[text.lower()]
     return float(text) if kind is float else integer(text)
 
@@ -246,4 +285,4 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, bytes):
         return value
     text = printable(value)
-    return Hex(len(value)).text(value) if text is None and any(value) else text or ""
+    return HexNotation(len(value)).text(value) if text is None and any(value) else text or ""

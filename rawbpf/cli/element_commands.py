@@ -1,0 +1,70 @@
+"""The commands that move elements: push, peek, pop, drain. Each is a function that returns the exit code."""
+
+import argparse
+import errno
+import sys
+
+from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd
+from rawbpf.cli.drain import Drained, drain
+from rawbpf.cli.errors import DONE, SIGNALLED, UsageError
+from rawbpf.cli.feed import Feed
+from rawbpf.cli.output import say_json, write_lines
+from rawbpf.cli.value_lines import encoded, line_format, notation_of
+from rawbpf.maps.opening import open_queue_or_stack
+from rawbpf.observe.wording import counted
+from rawbpf.syscall import describe
+from rawbpf.syscall.errors import Empty, Full
+
+
+def run_push(options: argparse.Namespace) -> int:
+    flags = BPF_EXIST if options.exist else BPF_ANY
+    with open_queue_or_stack(options.map, access="w") as m:
+        feed = Feed(m, flags, options.wait)
+        if options.values == ["-"]:
+            feed.read(sys.stdin.fileno(), None if options.raw else notation_of(options, m).encode)
+        elif options.raw:
+            raise UsageError("--raw takes bytes from stdin: push MAP -")
+        else:
+            notation = notation_of(options, m)
+            feed.push(b"".join(encoded(notation, text) for text in options.values))
+        if options.json:
+            say_json({"pushed": feed.pushed})
+        if feed.full:
+            hint = "pop first, or --exist to overwrite the oldest, or --wait"
+            size = counted(m.max_entries, "entry", "entries")
+            what = f"{describe(m.info())} is full ({size}): {feed.pushed} pushed"
+            raise Full(errno.E2BIG, what, Cmd.BPF_MAP_UPDATE_ELEM, hint)
+    return DONE
+
+
+def run_peek(options: argparse.Namespace) -> int:
+    with open_queue_or_stack(options.map, access="r") as m:
+        lines = line_format(options, notation_of(options, m), m.value_size)
+        write_lines([lines.line(m.peek())])
+    return DONE
+
+
+def run_pop(options: argparse.Namespace) -> int:
+    with open_queue_or_stack(options.map) as m:
+        lines = line_format(options, notation_of(options, m), m.value_size)
+        drained = drain(m, lines, sys.stdout.fileno(), limit=options.count, progress=False)
+        if not drained.written and not drained.ended_by and m.peek(None) is None:
+            raise Empty(errno.ENOENT, f"{describe(m.info())} is empty", Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM)
+    return _exit_code(drained)
+
+
+def run_drain(options: argparse.Namespace) -> int:
+    with open_queue_or_stack(options.map) as m:
+        limit = options.limit
+        if limit is None and not options.follow:
+            # A producer that is as fast as this would make it endless.
+            limit = m.max_entries
+        lines = line_format(options, notation_of(options, m), m.value_size)
+        drained = drain(m, lines, sys.stdout.fileno(), limit=limit, follow=options.follow)
+    # To be told to stop is the only way in which following ends.
+    return DONE if options.follow else _exit_code(drained)
+
+
+def _exit_code(drained: Drained) -> int:
+    """Not 0 for a drain that ended early: in `drain MAP >file && rm MAP` the rest is still in the map."""
+    return SIGNALLED + drained.ended_by if drained.ended_by else DONE

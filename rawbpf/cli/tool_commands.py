@@ -1,0 +1,47 @@
+"""The commands that are about bpf(2) itself or about this program: doctor, explain, tour, completion."""
+
+import argparse
+from typing import Any
+
+from rawbpf.cli.completion import SCRIPTS, words_after
+from rawbpf.cli.errors import DONE, ERROR, NOT_PERMITTED, UsageError
+from rawbpf.cli.output import say, say_json
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from rawbpf.observe.doctor import diagnose
+
+    diagnosis = diagnose()
+    if options.json:
+        say_json(diagnosis.as_dict())
+    else:
+        say(diagnosis)
+    create = diagnosis.check("create")
+    if create.works:
+        return DONE
+    return NOT_PERMITTED if create.cause else ERROR
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    from rawbpf.observe.diagram import explain
+
+    command: Any = int(options.command, 0) if options.command[:1].isdigit() else options.command
+    say(explain(command, None if options.attr is None else bytes.fromhex(options.attr.removeprefix("0x"))))
+    return DONE
+
+
+def run_tour(options: argparse.Namespace) -> int:
+    from rawbpf.cli import tour
+
+    return tour.main(options.simulate, options.step)
+
+
+def run_completion(options: argparse.Namespace) -> int:
+    if options.words is not None:
+        for word in words_after(options.parser, options.words):
+            say(word)
+    elif options.shell is None:
+        raise UsageError(f"completion wants one of {', '.join(sorted(SCRIPTS))}")
+    else:
+        say(SCRIPTS[options.shell])
+    return DONE

@@ -1,0 +1,515 @@
+"""RingBuffer: records of any length, from BPF programs to one consumer (BPF_MAP_TYPE_RINGBUF).
+
+The memory of a ring buffer is mapped into this process, so reading needs no system call:
+
+    page 0           the consumer's position: where the next record begins that it did not have yet. It writes it.
+    page 1           the producers' position: behind the last record that was begun. The kernel writes it.
+    pages 2 ...      the data, of a size that is a power of two; mapped twice in a row, so that no record is cut in two
+
+Positions only grow; their lowest bits are the place in the data. A record begins with its length, of 4 bytes, whose
+highest bit says that its producer still writes it, and the next one that it is to be left out; 4 bytes more follow, and
+then the record, padded to 8 bytes.
+
+A record counts as consumed, and its room is given back, when it has reached the caller: a loop's, when it comes back
+for the next one or ends; pop()'s, when it returns. A process that is killed in a loop finds that one record again.
+
+The positions and lengths are read, and the consumer's position is written, in the order that the kernel expects: C
+functions behind the door do it, with acquire loads and a fence. Where nothing could be compiled this works on x86 and
+s390x, whose processors keep that order by themselves; on others, such as arm64, reading raises OSError (ENOSYS).
+
+Sources: kernel/bpf/ringbuf.c, Documentation/bpf/ringbuf.rst.
+"""
+
+import errno
+import mmap
+import os
+import select
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from rawbpf import syscall
+from rawbpf.abi import Cmd, MapFlag, MapType
+from rawbpf.abi.door import ffi, lib
+from rawbpf.maps.map import Map
+from rawbpf.syscall import MapInfo, StrPath
+from rawbpf.syscall.descriptor import HasFileno, fileno_of
+from rawbpf.syscall.errors import Empty
+from rawbpf.values.codecs import BTF, Codec, OpenSpec, codec_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    # A ring buffer without a specification gives bytes, one with a struct format Any.
+    T = DefaultTypeVar("T", default=Any)
+
+    from rawbpf.abi._native import CData
+else:
+    T = TypeVar("T")
+D = TypeVar("D")
+
+# Records that are looked up at once.
+_SCAN = 256
+
+# How soon to look again while a producer writes the record that is next, in seconds.
+_WHILE_WRITTEN = 0.0002
+
+# The position before a record, which must be that of the hand-over still; the position behind it; its bytes.
+Record = tuple[int, int, bytes]
+
+# No position is so large.
+_CLOSED = 1 << 64
+
+# A producer may say that it wakes nobody (BPF_RB_NO_WAKEUP): so often a waiter looks by itself, in seconds.
+_LOOK_AGAIN = 1.0
+
+
+class _Raise:
+    """The default of `default`: raise Empty."""
+
+    def __repr__(self) -> str:
+        return "<raise Empty>"
+
+
+_RAISE = _Raise()
+
+
+class RingBuffer(Map, Generic[T]):
+    """A ring buffer, which BPF programs write and one process reads (BPF_MAP_TYPE_RINGBUF). Linux 5.8.
+
+    >>> with RingBuffer(1 << 16, "<IH", name="events") as events:
+    ...     events.pop(default=None), list(events.drain()), events.pending
+    (None, [], 0)
+    """
+
+    map_types = (MapType.BPF_MAP_TYPE_RINGBUF,)
+    spec_names = ("value",)
+
+    _memory: "_Memory | None"
+
+    def __init__(
+        self,
+        size: int,
+        value: "OpenSpec" = None,
+        *,
+        name: str = "",
+        flags: int = 0,
+        numa_node: int | None = None,
+        token: "int | HasFileno | None" = None,
+    ) -> None:
+        """Creates the ring buffer (BPF_MAP_CREATE).
+
+        Args:
+            size: Bytes of data, a power of two and a whole number of pages. Each record has 8 bytes more than its own,
+                and is padded to 8.
+            value: What a record is: None for bytes of any length; else as in Queue(), and each record must have that
+                size.
+            name, flags, numa_node, token: As in Queue().
+
+        Raises:
+            ValueError, TypeError: An argument breaks a rule; no map was asked for.
+            NotPermitted: No CAP_BPF.
+            BpfError: ENOMEM, EMFILE, ENFILE.
+        """
+        if size < mmap.PAGESIZE or size & (size - 1):
+            raise ValueError(f"size is a power of two from {mmap.PAGESIZE}, the size of a page, not {size} (EINVAL)")
+        codec = _codec(value)
+        token_fd = None if token is None else fileno_of(token)
+        fd = syscall.map_create(
+            MapType.BPF_MAP_TYPE_RINGBUF, name, 0, 0, size, map_flags=flags, numa_node=numa_node, token_fd=token_fd
+        )
+        try:
+            self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def open(cls, path: StrPath, value: "OpenSpec" = None) -> "Self":
+        """Opens the ring buffer that is pinned at `path` (BPF_OBJ_GET), where its last consumer stopped.
+
+        `value` is as for creation. Raises NotFound, NotPermitted, TypeError (the pin is of something else), ValueError.
+        """
+        return cls._open(path, value, access="rw")
+
+    @classmethod
+    def from_id(cls, map_id: int, value: "OpenSpec" = None) -> "Self":
+        """Opens the ring buffer with this id (BPF_MAP_GET_FD_BY_ID); needs CAP_SYS_ADMIN. Otherwise as open()."""
+        return cls._from_id(map_id, value, access="rw")
+
+    @classmethod
+    def from_name(cls, name: str, value: "OpenSpec" = None) -> "Self":
+        """Opens the one ring buffer of this name on the system; needs CAP_SYS_ADMIN.
+
+        Raises NotFound if there is none, ValueError if there are several, and what open() raises.
+        """
+        return cls._from_name(name, value, access="rw")
+
+    @classmethod
+    def from_fd(cls, fd: int, value: "OpenSpec" = None) -> "Self":
+        """Takes over a descriptor: from now on close() closes it. On an error it stays the caller's, open."""
+        return cls._from_fd(fd, value)
+
+    @classmethod
+    def _codecs_of(cls, info: MapInfo, *specs: Any) -> tuple[Any, ...]:
+        if info.type not in cls.map_types:
+            raise TypeError(f"{syscall.describe(info)} is no RingBuffer: rawbpf.open_map() finds the right class")
+        return tuple(map(_codec, specs))
+
+    def _adopt(self, fd: int, info: MapInfo, *codecs: Any) -> None:
+        (codec,) = codecs
+        self._memory = None
+        self._size: int | None = None if codec is None else codec.size
+        self._decode: Callable[[bytes], Any] = bytes if codec is None else codec.decode
+        self._waiters: weakref.WeakSet[_Waiter] = weakref.WeakSet()
+        super()._adopt(fd, info)
+
+    @property
+    def size(self) -> int:
+        """Bytes of data that it holds."""
+        return self._info.max_entries
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are in it, with headers and padding, those of records that are still written included."""
+        memory = self._mapped()
+        return memory.producer[0] - max(memory.handed_over, memory.consumer[0])
+
+    # Reading
+
+    @overload
+    def pop(self, *, timeout: float | None = None) -> T: ...
+    @overload
+    def pop(self, default: D, *, timeout: float | None = None) -> T | D: ...
+    def pop(self, default: Any = _RAISE, *, timeout: float | None = None) -> Any:
+        """Takes the oldest record, waiting up to `timeout` seconds for one.
+
+        What a codec can't decode stays: see pop_bytes().
+
+        Raises Empty if there is none and no `default` was given; ValueError for a record that has not the codec's size;
+        OSError if the memory can't be mapped (EPERM: the map is frozen).
+        """
+        return self._pop(self._decoded, default, timeout)
+
+    def pop_bytes(self, default: Any = _RAISE, *, timeout: float | None = None) -> Any:
+        """As pop(), with the record as it is: the way past one that the codec can't decode."""
+        return self._pop(bytes, default, timeout)
+
+    def _pop(self, decode: "Callable[[bytes], Any]", default: Any, timeout: float | None) -> Any:
+        memory = self._mapped()
+        until = time.monotonic() + (timeout or 0.0)
+        while True:
+            records, found = memory.scan(self._info, 1)
+            for before, after, data in records:
+                value = decode(data)
+                memory.fence()
+                if memory.handed_over == before:
+                    # From here to the return no call is made, so no signal handler can come between.
+                    memory.consumer[0] = memory.handed_over = after
+                    return value
+            if not found and not self._wait(memory, until, _never):
+                break
+        if default is not _RAISE:
+            return default
+        raise Empty(errno.ENOENT, f"{syscall.describe(self._info)} is empty", Cmd.BPF_MAP_LOOKUP_ELEM)
+
+    def drain(self) -> Iterator[T]:
+        """Yields the records that are there, until there is none; while others come, not much more than fit in."""
+        memory = self._mapped()
+        end = max(memory.handed_over, memory.producer[0]) + self.size
+        return self._hand_over(memory, 0.0, lambda: memory.handed_over >= end)
+
+    def follow(self, *, timeout: float | None = None) -> "FollowRecords[T]":
+        """Records as they arrive, for `for` and for `async for`, until `timeout` seconds pass without one.
+
+        The kernel wakes the waiter. stop() ends the loop, from another thread or a signal handler too. Leaving the loop
+        loses nothing: the next one goes on with the next record. In `async for`, cancelling loses nothing.
+
+        Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
+        """
+        return FollowRecords(self, timeout)
+
+    def _decoded(self, data: bytes) -> Any:
+        if self._size is not None and len(data) != self._size:
+            raise ValueError(f"a record of {syscall.describe(self._info)} has {len(data)} bytes, not {self._size}")
+        return self._decode(data)
+
+    def _hand_over(self, memory: "_Memory", timeout: float | None, stopped: Callable[[], bool]) -> Iterator[T]:
+        until = _until(timeout)
+        while not stopped():
+            records, found = memory.scan(self._info, _SCAN)
+            for before, after, data in records:
+                value = self._decoded(data)
+                if memory.handed_over != before:
+                    break
+                # No call comes between this look and the yield.
+                memory.handed_over = after
+                try:
+                    yield value
+                finally:
+                    memory.commit()
+                if self._fd < 0 or stopped():
+                    break
+            self.fileno()
+            if found:
+                until = _until(timeout)
+            elif not self._wait(memory, until, stopped):
+                return
+
+    def _wait(self, memory: "_Memory", until: float | None, stopped: Callable[[], bool]) -> bool:
+        """Sleeps until there may be a record; False if it is later than `until`."""
+        pause = _pause(until)
+        if pause > 0 and memory.is_written():
+            time.sleep(min(pause, _WHILE_WRITTEN))
+        elif pause > 0:
+            with self._new_waiter() as waiter:
+                if not stopped():
+                    waiter.wait(pause)
+        self.fileno()
+        return pause > 0
+
+    # The memory
+
+    def _mapped(self) -> "_Memory":
+        self.fileno()
+        if self._memory is None:
+            if self._info.map_flags & MapFlag.BPF_F_RB_OVERWRITE:
+                raise TypeError(f"{syscall.describe(self._info)} overwrites old records, and is read in another way")
+            # Another thread may be first.
+            made = _Memory(self.fileno(), self.size)
+            if self._memory is None:
+                self._memory = made
+        return self._memory
+
+    def _new_waiter(self) -> "_Waiter":
+        waiter = _Waiter(self.fileno())
+        self._waiters.add(waiter)
+        return waiter
+
+    def _release(self) -> None:
+        super()._release()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.forget()
+        for waiter in list(self._waiters):
+            waiter.wake()
+
+    def __repr__(self) -> str:
+        if self._fd < 0:
+            return super().__repr__()
+        return f"<RingBuffer {self.name!r} fd={self._fd} id={self.id} size={self.size}>"
+
+
+class FollowRecords(Generic[T]):
+    """What RingBuffer.follow() returns: iterate over it with `for` or with `async for`; stop() ends that."""
+
+    def __init__(self, owner: RingBuffer[T], timeout: float | None) -> None:
+        if timeout is not None and timeout < 0:
+            raise ValueError("timeout must not be negative")
+        self._owner = owner
+        self._timeout = timeout
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends the loop: no further record is handed over. May be called from a signal handler or another thread."""
+        self._stopped = True
+        for waiter in list(self._owner._waiters):
+            waiter.wake()
+
+    def __iter__(self) -> Iterator[T]:
+        owner = self._owner
+        return owner._hand_over(owner._mapped(), self._timeout, lambda: self._stopped)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return _Arriving(self)
+
+
+class _Arriving(Generic[T]):
+    """One `async for`."""
+
+    def __init__(self, follow: FollowRecords[T]) -> None:
+        self._follow = follow
+        self._owner = follow._owner
+        self._memory = self._owner._mapped()
+        self._records: Iterator[Record] = iter(())
+        self._next: Record | None = None
+
+    def __aiter__(self) -> "_Arriving[T]":
+        return self
+
+    async def __anext__(self) -> T:
+        from asyncio import sleep
+
+        owner, memory, follow = self._owner, self._memory, self._follow
+        until = _until(follow._timeout)
+        while not follow._stopped:
+            # One that the codec could not decode is offered again.
+            while record := self._next or next(self._records, None):
+                self._next = record
+                before, after, data = record
+                value = owner._decoded(data)
+                memory.fence()
+                self._next = None
+                if memory.handed_over == before:
+                    # From here to the return no call is made, so no signal handler can come between.
+                    memory.consumer[0] = memory.handed_over = after
+                    return cast(T, value)
+            # Others get their turn, also when records never end.
+            await sleep(0)
+            owner.fileno()
+            records, found = memory.scan(owner._info, _SCAN)
+            self._records = iter(records)
+            if not found and not await self._wait(until):
+                break
+        raise StopAsyncIteration
+
+    async def _wait(self, until: float | None) -> bool:
+        from asyncio import sleep
+
+        pause = _pause(until)
+        if pause > 0 and self._memory.is_written():
+            await sleep(min(pause, _WHILE_WRITTEN))
+        elif pause > 0:
+            with self._owner._new_waiter() as waiter:
+                if not self._follow._stopped:
+                    await waiter.wait_async(pause)
+        self._owner.fileno()
+        return pause > 0
+
+
+class _Memory:
+    """What is mapped. `handed_over` is the position behind the last record that reached a caller in this process.
+
+    Several threads, or loops, may look for records at the same time. A record is handed over by who finds `handed_over`
+    to be still the position before it: until then its room was not given back, so that its bytes are its own.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        page = mmap.PAGESIZE
+        first = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        rest = memoryview(mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page))
+        self.consumer = memoryview(first)[:8].cast("Q")
+        self.producer = rest[:8].cast("Q")
+        self.data = rest[page:]
+        self.fence: Callable[[], None] = lib.ring_fence
+        self.handed_over: int = self.consumer[0]
+        self._size = size
+        self._pages: tuple[CData, CData] | None = ffi.from_buffer("char[]", rest), ffi.from_buffer("char[]", self.data)
+
+    def commit(self) -> None:
+        """Gives back the room of what was handed over."""
+        self.fence()
+        handed_over, consumer = self.handed_over, self.consumer
+        if len(consumer) and consumer[0] < handed_over < _CLOSED:
+            consumer[0] = handed_over
+
+    def forget(self) -> None:
+        """Ends the use of the memory: what loops that are under way find from now on counts as handed over.
+
+        A call that is under way in another thread keeps the memory mapped until its end.
+        """
+        self.commit()
+        self.handed_over = _CLOSED
+        self.consumer = self.producer = self.data = memoryview(b"")
+        self._pages = None
+
+    def scan(self, info: MapInfo, most: int) -> "tuple[Iterable[Record], bool]":
+        """Up to `most` records that are complete, from the next one on; and whether there is anything at all."""
+        self.commit()
+        consumer, pages, data = self.consumer, self._pages, self.data
+        if pages is None or not len(consumer):
+            return (), False
+        # Who has consumed through another descriptor has moved the kernel's position.
+        begin = max(self.handed_over, consumer[0])
+        if self.handed_over < begin:
+            self.handed_over = begin
+        records, end = ffi.new("struct ring_record[]", most), ffi.new("uint64_t *")
+        count = lib.ring_scan(*pages, self._size, begin, records, most, end)
+        if self.handed_over != begin:
+            return (), True  # another thread was faster
+        if count < 0:
+            raise RuntimeError(f"{syscall.describe(info)}: somebody else has moved the consumer's position")
+        if count:
+            return _contents(begin, records, count, data), True
+        found = end[0] != begin
+        if found and self.handed_over == begin:
+            # Nothing but what its producers discarded.
+            self.handed_over = end[0]
+            self.commit()
+        return (), found
+
+    def is_written(self) -> bool:
+        """Whether a record was begun: the descriptor is ready then, also while its producer still writes it."""
+        consumer, producer = self.consumer, self.producer
+        return len(consumer) == len(producer) == 1 and consumer[0] < producer[0]
+
+
+def _contents(begin: int, records: "CData", count: int, data: memoryview) -> Iterator[Record]:
+    """The records, each copied out of the memory when it is asked for."""
+    for index in range(count):
+        record = records[index]
+        after, offset = record.after, record.offset
+        yield begin, after, data[offset : offset + record.length].tobytes()
+        begin = after
+
+
+class _Waiter:
+    """Sleeps until the kernel says that there is a record, or until it is woken. Its owner closes it."""
+
+    def __init__(self, fd: int) -> None:
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(self._event, select.EPOLLIN)
+
+    def wait(self, seconds: float) -> None:
+        self._epoll.poll(seconds)
+
+    async def wait_async(self, seconds: float) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_reader(self._epoll.fileno(), ready.set)
+        timer = loop.call_later(seconds, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            timer.cancel()
+            loop.remove_reader(self._epoll.fileno())
+
+    def wake(self) -> None:
+        if self._event >= 0:
+            os.eventfd_write(self._event, 1)
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        event, self._event = self._event, -1
+        self._epoll.close()
+        if event >= 0:
+            os.close(event)
+
+    def __del__(self) -> None:
+        self.__exit__()
+
+
+def _never() -> bool:
+    return False
+
+
+def _until(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _pause(until: float | None) -> float:
+    return _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
+
+
+def _codec(spec: "OpenSpec") -> "Codec[Any] | None":
+    if spec is BTF:
+        raise ValueError("a ring buffer carries no BTF: give the type of its records as a BtfCodec")
+    return None if spec is None else codec_for(cast(Any, spec))

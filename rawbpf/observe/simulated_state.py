@@ -1,0 +1,225 @@
+"""What a simulated kernel consists of: a directory with a file for each map, and the descriptors of those files.
+
+    DIRECTORY/lock        locked during each call; holds the highest id that was given out
+    DIRECTORY/maps/7      the map with id 7: a header, then its slots
+    DIRECTORY/bpf/        the bpffs; a pin in it is a hard link to the map's file
+
+So descriptors are real ones: close, dup, fork, exec and a pin's mode bits are the system's own. Each descriptor of a
+map holds a shared flock() of its file. A map that nobody has locked and nobody has pinned is freed, as in the kernel.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rawbpf.abi import FileFlag
+from rawbpf.observe.simulated_map import HEADER, SLOTS, Header, Refused, SimulatedMap, refuse_if
+
+RDONLY, WRONLY = int(FileFlag.BPF_F_RDONLY), int(FileFlag.BPF_F_WRONLY)
+OPEN_FLAGS = RDONLY | WRONLY
+
+
+class Removed(Exception):
+    """The directory is no longer there: the simulated kernel has ended."""
+
+
+# Held during each call by its thread, as the directory's lock is by its process.
+_thread_lock = threading.RLock()
+
+
+def _hold_lock() -> None:
+    _thread_lock.acquire()
+
+
+def _release_lock() -> None:
+    _thread_lock.release()
+
+
+def _new_lock() -> None:
+    global _thread_lock
+    _thread_lock = threading.RLock()
+
+
+# A child that is forked while another thread is in a call would inherit that call's descriptors and hold their flock()
+# for ever. So fork() waits until the call has ended.
+os.register_at_fork(before=_hold_lock, after_in_parent=_release_lock, after_in_child=_new_lock)
+
+
+class KernelState:
+    """A simulated kernel's version, and its maps.
+
+    `version`: (6, 18), for example. `directory`: where the maps are. `bpffs`: where pins go. `unprivileged`: whether it
+    answers as to a process without capabilities.
+    """
+
+    def __init__(self, directory: str, version: tuple[int, ...], unprivileged: bool) -> None:
+        self.version = version
+        self.unprivileged = unprivileged
+        self.directory = _private_directory(directory)
+        self.bpffs = os.path.join(self.directory, "bpf")
+        self._maps = os.path.join(self.directory, "maps")
+        for folder in (self.bpffs, self._maps):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        os.close(os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other thread or process is in a call meanwhile. Raises Removed."""
+        with _thread_lock:
+            try:
+                lock = out_of_the_way(os.open(self._path("lock"), os.O_RDWR | os.O_CLOEXEC))
+            except FileNotFoundError:
+                raise Removed from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(lock)
+
+    def remove(self) -> None:
+        """Removes the directory while no call is under way. A later call finds no lock and makes nothing in it."""
+        with self.locked():
+            shutil.rmtree(self.directory)
+
+    def _path(self, *names: str) -> str:
+        return os.path.join(self.directory, *names)
+
+    # Descriptors
+
+    def owns(self, fd: int) -> bool:
+        """Whether a descriptor is a map's."""
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            return target.startswith((f"{self._maps}/", f"{self.bpffs}/")) and stat.S_ISREG(os.fstat(fd).st_mode)
+        except OSError:
+            return False
+
+    def checked(self, fd: int, closed: int = errno.EBADF) -> int:
+        """The descriptor, if it is a map's: else EINVAL, or `closed` if it is none at all."""
+        try:
+            refuse_if(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH, closed)
+        except (OSError, OverflowError):
+            raise Refused(closed) from None
+        refuse_if(not self.owns(fd), errno.EINVAL)
+        return fd
+
+    @contextmanager
+    def opened(self, fd: int, to_freeze: bool = False) -> Iterator[SimulatedMap]:
+        """The map of a descriptor that has been checked."""
+        # The header can't be read through a write-only descriptor, nor be written through a read-only one.
+        if _access(fd) == os.O_RDWR or (_access(fd) == os.O_RDONLY and not to_freeze):
+            yield SimulatedMap(fd)
+            return
+        file = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        try:
+            yield SimulatedMap(file)
+        finally:
+            os.close(file)
+
+    def permitted(self, fd: int) -> int:
+        """FMODE_CAN_READ and FMODE_CAN_WRITE as access bits: a frozen map can't be written any more."""
+        with self.opened(fd) as found:
+            access = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK}.get(_access(fd), os.R_OK | os.W_OK)
+            return access & ~os.W_OK if found.header.frozen else access
+
+    def open_file(self, path: str, flags: int) -> int:
+        """A new descriptor of a map's file, opened as BPF_F_RDONLY and BPF_F_WRONLY say."""
+        fd = os.open(path, open_mode(flags) | os.O_CLOEXEC)
+        # Waits while sweep() looks whether anybody has the map open.
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
+
+    # Maps
+
+    def make(self, header: Header, access: int) -> int:
+        """Makes the file of a new map, returns its descriptor."""
+        number = self._next_number()
+        path = os.path.join(self._maps, str(number))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            try:
+                os.ftruncate(fd, SLOTS + (header.max_entries + 1) * header.value_size)
+            except OSError:
+                raise Refused(errno.ENOMEM) from None
+            os.pwrite(fd, HEADER.pack(*header._replace(id=number)), 0)
+            if access:
+                # The same number, in the mode that was asked for.
+                again = self.open_file(path, access)
+                os.dup2(again, fd, inheritable=False)
+                os.close(again)
+        except BaseException:
+            os.unlink(path)
+            os.close(fd)
+            raise
+        return fd
+
+    def _next_number(self) -> int:
+        with open(self._path("lock"), "r+") as file:
+            number = int(file.read() or "0") + 1
+            file.seek(0)
+            file.write(str(number))
+        if number % 64 == 0:
+            self.sweep()
+        return number
+
+    def numbers(self) -> list[int]:
+        """The ids of all maps, ascending."""
+        self.sweep()
+        return sorted(int(name) for name in os.listdir(self._maps))
+
+    def map_path(self, number: int) -> str:
+        return os.path.join(self._maps, str(number))
+
+    def sweep(self) -> None:
+        """Frees the maps that no descriptor and no pin refers to."""
+        for name in os.listdir(self._maps):
+            path = os.path.join(self._maps, name)
+            try:
+                fd = os.open(path, os.O_RDONLY)
+            except PermissionError:
+                continue  # pinned, and its mode changed
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink == 1:
+                    os.unlink(path)
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(fd)
+
+
+def _private_directory(path: str) -> str:
+    """Makes the directory if it is not there. Whoever may write in it can forge maps: it must be ours alone."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    found = os.stat(path)
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "a simulated kernel's directory must be yours, with mode 0700", path)
+    return os.path.realpath(path)
+
+
+def out_of_the_way(fd: int) -> int:
+    """Moves a descriptor up, so that a new map gets the number that the kernel would have given it."""
+    try:
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 256)
+    except OSError:
+        return fd
+    os.close(fd)
+    return moved
+
+
+def _access(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+
+
+def open_mode(flags: int) -> int:
+    """bpf_get_file_flag()."""
+    mode = {0: os.O_RDWR, RDONLY: os.O_RDONLY, WRONLY: os.O_WRONLY}.get(flags & OPEN_FLAGS)
+    if mode is None:
+        raise Refused(errno.EINVAL)
+    return mode

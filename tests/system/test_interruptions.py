@@ -1,0 +1,234 @@
+"""Whatever is raised inside a call, and wherever: no element is lost, none is handed out twice, their order is kept.
+
+RecursionError at every depth, MemoryError at every allocation, and trace and profile functions that raise at every
+event, in each call that takes elements out of the kernel, with and without elements that are held already. (Signals
+stand in test_bulk.py.)
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import rawbpf
+from rawbpf import Queue
+from tests.conftest import needs_3_11
+
+pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs, and what is interrupted is the library")]
+
+PACKAGE = str(Path(rawbpf.__file__).parent)
+
+# All below 257: CPython has these integers already, so that noting one allocates nothing.
+COUNT = 60
+
+
+class Boom(Exception):
+    """What the trace functions raise."""
+
+
+class Taken:
+    """Where the calls put what they took: a list with room for all."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = [None] * (2 * COUNT)
+        self.count = 0
+
+
+def pop(m: Any, taken: Taken) -> None:
+    taken.values[taken.count] = m.pop()
+    taken.count += 1
+
+
+def few(m: Any, taken: Taken) -> None:
+    values = m.pop_many(5)
+    taken.values[taken.count : taken.count + len(values)] = values
+    taken.count += len(values)
+
+
+def many(m: Any, taken: Taken) -> None:
+    values = m.pop_many(40)
+    taken.values[taken.count : taken.count + len(values)] = values
+    taken.count += len(values)
+
+
+def into(m: Any, taken: Taken) -> None:
+    buffer = bytearray(4 * 40)
+    number = m.pop_into(buffer)
+    values = memoryview(buffer).cast("I")[:number].tolist()
+    taken.values[taken.count : taken.count + number] = values
+    taken.count += number
+
+
+def drain(m: Any, taken: Taken) -> None:
+    for value in m.drain(40):
+        taken.values[taken.count] = value
+        taken.count += 1
+
+
+def take_held(m: Any, taken: Taken) -> None:
+    for raw in m.take_held():
+        taken.values[taken.count] = int.from_bytes(raw, sys.byteorder)
+        taken.count += 1
+
+
+CALLS = [pop, few, many, into, drain, take_held]
+
+
+@pytest.fixture
+def m(kind: Any) -> Iterator[Any]:
+    """A map whose programs are loaded. It is closed without a warning: nothing is held, and nothing is locked."""
+    m = kind("=I", COUNT, name="interrupted")
+    m.push_many(range(COUNT))
+    m.pop_many(COUNT)
+    yield m
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        m.close()
+
+
+def fill(m: Any, held: bool) -> Taken:
+    """Pushes COUNT numbers, of which some are held if so wanted."""
+    m.push_many(range(COUNT) if isinstance(m, Queue) else range(COUNT)[::-1])
+    if held:
+        elements = m.drain(20)
+        next(elements), next(elements)
+        elements.close()
+    return Taken()
+
+
+def expected(held: bool) -> list[int]:
+    """What is to be popped of it, in order."""
+    return list(range(2 if held else 0, COUNT))
+
+
+def check(m: Any, taken: Taken, held: bool, lost: int = 0, what: object = None) -> int:
+    """What was taken, and what is still there, is everything, once, in order; returns how many are missing, at most
+    `lost`. The map is empty then, and can be used."""
+    got = taken.values[: taken.count]
+    rest = m.pop_many(2 * COUNT)
+    missing = [number for number in expected(held) if number not in set(got + rest)]
+    assert len(missing) <= lost, (what, missing, got, rest)
+    assert got + rest == [number for number in expected(held) if number not in missing], what
+    assert m.take_held() == []
+    return len(missing)
+
+
+def at_depth(room: int, call: Callable[[], None]) -> None:
+    """Calls with room for so many frames more."""
+
+    def deeper(left: int) -> None:
+        if left:
+            deeper(left - 1)
+        else:
+            call()
+
+    depth, frame = 0, sys._getframe()
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+    deeper(sys.getrecursionlimit() - depth - 1 - room)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "held"])
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_recursion_at_every_depth(m, call, held):
+    """RecursionError loses and doubles nothing, however deep in the library it comes."""
+    raised = 0
+    for room in range(1, 40):
+        taken = fill(m, held)
+        try:
+            at_depth(room, lambda taken=taken: call(m, taken))  # type: ignore[misc]
+        except RecursionError:
+            raised += 1
+        check(m, taken, held, what=room)
+    assert 1 <= raised < 39
+
+
+@pytest.mark.parametrize("forever", [False, True], ids=["one", "all from there on"])
+@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "held"])
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_every_allocation_fails(m, call, held, forever):
+    """MemoryError at any allocation, once or from then on, loses and doubles nothing."""
+    testcapi = pytest.importorskip("_testcapi", reason="by design: this CPython was built without its test modules")
+    raised = number = 0
+    while True:
+        taken = fill(m, held)
+        call_it = call
+        try:
+            testcapi.set_nomemory(number, 0 if forever else number + 1)
+            call_it(m, taken)
+            testcapi.remove_mem_hooks()
+            failed = False
+        except MemoryError:
+            testcapi.remove_mem_hooks()
+            failed = True
+        check(m, taken, held, what=number)
+        raised += failed
+        number += 1
+        if not failed and number > 5:
+            break
+    assert raised
+
+
+@contextmanager
+def raising(install: Callable[[Any], None], number: int, opcodes: bool) -> Iterator[list[tuple[str, str, int]]]:
+    """A trace or profile function that raises at the numbered event in the library, and notes which that was."""
+    events: list[tuple[str, str, int]] = []
+    left = number
+
+    def function(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if opcodes:
+            frame.f_trace_opcodes = True
+        left -= 1
+        if left == -1:
+            events.append((frame.f_code.co_name, event, frame.f_lineno))
+            raise Boom
+        return function
+
+    install(function)
+    try:
+        yield events
+    finally:
+        install(None)
+
+
+# The last step to the caller: what the method was returning is in nobody's hands when "return" is traced.
+HANDED_OVER = {"pop": 1, "few": 5, "many": 40, "into": 40, "drain": 1, "take_held": 18}
+
+
+@needs_3_11
+@pytest.mark.parametrize(
+    ("install", "opcodes"),
+    [(sys.settrace, False), (sys.settrace, True), (sys.setprofile, False)],
+    ids=["lines", "opcodes", "profile"],
+)
+@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "held"])
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_every_trace_event_raises(m, call, held, install, opcodes):
+    """A trace or profile function that raises loses nothing and locks nothing; only at the very end of the method, when
+    its answer is on the way to the caller, that answer."""
+    number = interrupted = 0
+    while True:
+        taken = fill(m, held)
+        with raising(install, number, opcodes) as events:
+            try:
+                call(m, taken)
+            except Boom:
+                interrupted += 1
+        if not events:
+            check(m, taken, held)
+            break
+        [(_, event, _)] = events
+        at_the_end = event in ("return", "opcode") or (event == "line" and opcodes)
+        missing = check(m, taken, held, HANDED_OVER[call.__name__] if at_the_end else 0, events)
+        if missing:
+            assert event in ("return", "opcode"), events
+        number += 1
+    assert interrupted > 10
