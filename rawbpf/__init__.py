@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from rawbpf.observe.doctor import diagnose
     from rawbpf.observe.simulator import simulate
     from rawbpf.observe.tracer import trace
+    from rawbpf.programs import asm
     from rawbpf.programs.link import Link
     from rawbpf.programs.program import Program, VerifierError
 
@@ -125,6 +126,7 @@ __all__ = [
     "VerifierError",
     "XskMap",
     "__version__",
+    "asm",
     "bpf",
     "bpf_attr",
     "diagnose",
@@ -168,6 +170,7 @@ _TOOLS = {
     "Token": "maps.token",
     "VerifierError": "programs.program",
     "XskMap": "maps.of_descriptors",
+    "asm": "programs.asm",
     "diagnose": "observe.doctor",
     "explain": "observe.diagram",
     "open_map": "objects.opening",
@@ -183,7 +186,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"rawbpf.{_TOOLS[name]}"), name)
+    module = import_module(f"rawbpf.{_TOOLS[name]}")
+    # asm is a module itself.
+    return module if _TOOLS[name].endswith(f".{name}") else getattr(module, name)
 
 
 # RAWBPF_SIMULATE=1 and RAWBPF_TRACE=1 do for the whole process what simulate() and trace() do for a while.

@@ -765,3 +765,46 @@ int ring_scan(void *producer, void *data, uint32_t size, uint64_t position, stru
 
 /* Reads made before it are over before a write behind it is seen by others. */
 void ring_fence(void);
+
+/* The second door. A program for a kprobe, a uprobe, a tracepoint or a counter
+ * is attached to a perf event, which another system call opens. This is what
+ * perf_event_open(2) was told in Linux 2.6.33; longer structs of later kernels
+ * are 0 from there on. The kernel declares `bits` as bit-fields: `disabled` is
+ * the first of them, which is the highest bit on big-endian machines.
+ *
+ * Source: include/uapi/linux/perf_event.h. */
+struct perf_event_attr {
+    uint32_t type;                          /*  0  2.6.31 */
+    uint32_t size;                          /*  4  2.6.31 */
+    uint64_t config;                        /*  8  2.6.31 */
+    union {
+        uint64_t sample_period;             /* 16  2.6.31 */
+        uint64_t sample_freq;               /* 16  2.6.31 */
+    };
+    uint64_t sample_type;                   /* 24  2.6.31 */
+    uint64_t read_format;                   /* 32  2.6.31 */
+    uint64_t bits;                          /* 40  2.6.31 */
+    union {
+        uint32_t wakeup_events;             /* 48  2.6.31 */
+        uint32_t wakeup_watermark;          /* 48  2.6.31 */
+    };
+    uint32_t bp_type;                       /* 52  2.6.33 */
+    union {
+        uint64_t bp_addr;                   /* 56  2.6.33 */
+        uint64_t config1;                   /* 56  2.6.39 */
+        uint64_t kprobe_func;               /* 56  4.17 */
+        uint64_t uprobe_path;               /* 56  4.17 */
+    };
+    union {
+        uint64_t bp_len;                    /* 64  2.6.33 */
+        uint64_t config2;                   /* 64  2.6.39 */
+        uint64_t kprobe_addr;               /* 64  4.17 */
+        uint64_t probe_offset;              /* 64  4.17 */
+    };
+};
+
+/* Answers as bpf_open() does: a descriptor above 2, which is left in *made as
+ * well, or a negative errno. No hook is asked here: door.perf_event_open() has
+ * its own, because no call through this door is in a hurry. */
+int perf_event_open(struct perf_event_attr *attr, int32_t pid, int32_t cpu, int32_t group_fd, uint64_t flags,
+                    int32_t *made);

@@ -94,20 +94,23 @@ int bpf(int cmd, void *attr, uint32_t size)
     return enter_kernel(cmd, attr, size);
 }
 
-int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made)
+/* A descriptor that was made, moved above 2; or the errno, as it is. */
+static int above_stderr(int made)
 {
-    int result = bpf(cmd, attr, size);
+    int result = made;
 
-    if (result >= 0 && result <= STDERR_FILENO) {
-        int low = result;
-
-        result = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    if (made >= 0 && made <= STDERR_FILENO) {
+        result = fcntl(made, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
         if (result < 0)
             result = -errno;
-        close(low);
+        close(made);
     }
-    *made = result;
     return result;
+}
+
+int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made)
+{
+    return *made = above_stderr(bpf(cmd, attr, size));
 }
 
 void map_retire(struct map *map)
@@ -493,4 +496,14 @@ int ring_scan(void *producer, void *data, uint32_t size, uint64_t position, stru
 void ring_fence(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* The second door. */
+
+int perf_event_open(struct perf_event_attr *attr, int32_t pid, int32_t cpu, int32_t group_fd, uint64_t flags,
+                    int32_t *made)
+{
+    long result = syscall(__NR_perf_event_open, attr, pid, cpu, group_fd, (unsigned long)flags);
+
+    return *made = above_stderr(result < 0 ? -errno : (int)result);
 }

@@ -25,8 +25,10 @@ __all__ = [
     "new_batch",
     "new_map",
     "new_scratch",
+    "perf_event_open",
     "raise_hook_failure",
     "set_hook",
+    "set_perf_event_hook",
     "set_simulated",
 ]
 
@@ -144,3 +146,26 @@ def raise_hook_failure(result: int = 0) -> None:
         raise RuntimeError(
             "trace() or simulate() is at work in another interpreter of this process, and can't be asked from this one"
         )
+
+
+# The second door: perf_event_open(2)
+
+# Called as hook(attr, pid, cpu, group_fd, flags, made) instead of the system call, which it makes itself by
+# lib.perf_event_open(). A simulated kernel has no perf events.
+PerfEventHook = Callable[["CData", int, int, int, int, "CData"], int]
+
+_perf_event_hook: PerfEventHook | None = None
+
+
+def set_perf_event_hook(hook: PerfEventHook | None) -> PerfEventHook | None:
+    """Puts `hook` at the second door, for all threads; None takes it away. Returns the one that stood there."""
+    global _perf_event_hook
+    previous, _perf_event_hook = _perf_event_hook, hook
+    return previous
+
+
+def perf_event_open(attr: "CData", pid: int, cpu: int, group_fd: int, flags: int, made: "CData") -> int:
+    """Opens a perf event: a descriptor above 2, which is in made[0] as soon as there is one, or a negative errno."""
+    if simulated is not None:
+        return -errno.ENOSYS
+    return (_perf_event_hook or lib.perf_event_open)(attr, pid, cpu, group_fd, flags, made)

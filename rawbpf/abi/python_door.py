@@ -34,11 +34,14 @@ else:
         # A source folder in which nothing was built.
         from rawbpf.abi.source_tree import ffi
 
-_NR_BPF = syscall_number(os.uname().machine, ffi.sizeof("void *"))
+_NR_BPF, _NR_PERF_EVENT_OPEN = (
+    syscall_number(os.uname().machine, ffi.sizeof("void *"), name) for name in ("bpf", "perf_event_open")
+)
 
 # bpf.h declares it with the arguments of bpf(2): on no Linux does it matter that libc's takes any.
 _syscall = ffi.dlopen(None).syscall
 _fcntl: Callable[[int, int, int], int] = fcntl.fcntl
+_perf_event_open: Any = ffi.cast("long (*)(long, struct perf_event_attr *, int, int, int, unsigned long)", _syscall)
 
 BPF_LOG_SIZE: int = ffi.integer_const("BPF_LOG_SIZE")
 BATCH_FREE, BATCH_TAKEN, BATCH_HELD = range(3)
@@ -91,12 +94,16 @@ def def_extern(**options: Any) -> Callable[[Any], Any]:
 def _entering(cmd: int, attr: "CData", size: int) -> "map[Any]":
     """The system call, made when the iterator is asked for its answer."""
     if _NR_BPF is None:
-        where = f"{os.uname().machine}, with pointers of {ffi.sizeof('void *')} bytes"
-        help_ = "install it where there is a C compiler, which knows"
-        raise OSError(errno.ENOSYS, f"rawbpf does not know the number of bpf(2) on {where}: {help_}")
+        raise _number_not_known("bpf(2)")
     # The kernel looks at the last two only if the command has BPF_COMMON_ATTRS.
     common, length = (_thread.common, 24) if cmd & BPF_COMMON_ATTRS else (ffi.NULL, 0)
     return map(_syscall, (_NR_BPF,), (cmd,), (attr,), (size,), (common,), (length,))
+
+
+def _number_not_known(name: str) -> OSError:
+    where = f"{os.uname().machine}, with pointers of {ffi.sizeof('void *')} bytes"
+    help_ = "install it where there is a C compiler, which knows"
+    return OSError(errno.ENOSYS, f"rawbpf does not know the number of {name} on {where}: {help_}")
 
 
 def _noting_errno(answer: list[int]) -> "map[None]":
@@ -151,6 +158,11 @@ def bpf_open(cmd: int, attr: "CData", size: int, made: "CData") -> int:
     finally:
         if answer[0] != _UNANSWERED:
             made[0] = _result(answer)
+    return _above_stderr(result, made)
+
+
+def _above_stderr(result: int, made: "CData") -> int:
+    """Leaves a new descriptor in made[0], moved above 2; or the errno, as it is."""
     made[0] = result
     if 0 <= result <= _STDERR:
         moved = [-1]
@@ -588,3 +600,20 @@ def ring_scan(
 
 def ring_fence() -> None:
     """Where reads are seen in order, a write is not seen before them."""
+
+
+# The second door
+
+
+def perf_event_open(attr: "CData", pid: int, cpu: int, group_fd: int, flags: int, made: "CData") -> int:
+    if _NR_PERF_EVENT_OPEN is None:
+        raise _number_not_known("perf_event_open(2)")
+    answer = [_UNANSWERED, 0]
+    number = _NR_PERF_EVENT_OPEN
+    entering = map(_perf_event_open, (number,), (attr,), (pid,), (cpu,), (group_fd,), (flags,))
+    try:
+        any(chain(map(setitem, (answer,), (0,), entering), _noting_errno(answer)))
+    finally:
+        if answer[0] != _UNANSWERED:
+            made[0] = _result(answer)
+    return _above_stderr(_result(answer), made)

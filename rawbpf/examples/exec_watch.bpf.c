@@ -1,10 +1,10 @@
 /* Every exec on the system goes into a queue: see exec_watch.py. Or, without Python of your own:
  *
- *     clang -O2 -g -target bpf -c exec_watch.bpf.c -o exec_watch.bpf.o
+ *     clang -O2 -g -target bpf -I/usr/include/$(uname -m)-linux-gnu -c exec_watch.bpf.c -o exec_watch.bpf.o
  *     rawbpf run exec_watch.bpf.o --set 'real_parent_offset=offsetof(task_struct,real_parent)' \
  *                                 --set 'tgid_offset=offsetof(task_struct,tgid)'
  *
- * (Debian: add -I/usr/include/$(uname -m)-linux-gnu, and install libbpf-dev for bpf_helpers.h.)
+ * bpf_helpers.h is in Debian's package libbpf-dev; the folder behind -I is where Debian keeps asm/types.h.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -332,7 +332,7 @@ class Loader:
                 license=self._declarations.license,
                 flags=kind.prog_flags,
                 expected_attach_type=kind.attach_type or 0,
-                attach_to=kind.attach_to,
+                attach_to=kind.place,
                 btf_fd=self._btf_fd,
                 func_info=[FuncInfo(*record) for record in linked.func_info],
                 line_info=[LineInfo(*record) for record in linked.line_info],

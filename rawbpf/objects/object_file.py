@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from rawbpf import syscall
 from rawbpf.abi import ProgType
 from rawbpf.btf.reader import BtfError
+from rawbpf.objects.attached import Attached
 from rawbpf.objects.declarations import Declarations, Selection, read
 from rawbpf.objects.elf import ObjectFileError
 from rawbpf.objects.loader import Loader, Wishes, plan
 from rawbpf.objects.variables import Variables
-from rawbpf.programs.link import Link, knows_its_target
+from rawbpf.programs.attach import why_not_attached
 from rawbpf.programs.program import Program
 from rawbpf.syscall.descriptor import Descriptor, HasFileno
 
@@ -129,21 +130,23 @@ class ObjectFile:
             loader.done()
             undo.pop_all()
 
-    def attach(self) -> dict[str, Link]:
+    def attach(self) -> Attached:
         """Attaches every program whose section says where (SEC("raw_tp/sched_process_exec")), until close().
 
         Others, such as those of sockets, cgroups and interfaces, are attached one by one: `programs[name].attach(...)`.
-        Returns the links by the programs' names. Raises what Program.attach() raises; then none of them is attached.
+        Returns the links by the programs' names; what became of the other programs is in its `not_attached`, and of all
+        of them in its str(). Raises what Program.attach() raises; then none of them is attached.
         """
         with ExitStack() as undo:
-            links = {
-                name: undo.enter_context(program.attach())
-                for name, program in self.programs.items()
-                if knows_its_target(program)
-            }
+            attached = Attached()
+            for name, program in self.programs.items():
+                if why_not := why_not_attached(program):
+                    attached.not_attached[name] = why_not
+                else:
+                    attached[name] = undo.enter_context(program.attach())
             undo.pop_all()
-        self._opened[:0] = links.values()
-        return links
+        self._opened[:0] = attached.values()
+        return attached
 
     def close(self) -> None:
         """Closes all maps, programs and links of attach(). What is pinned stays in the kernel. May be repeated."""

@@ -24,6 +24,13 @@ class SectionKind(NamedTuple):
     name: str = ""
     autoload: bool = True
 
+    @property
+    def place(self) -> str:
+        """Where the programs are to be attached, in the words of Program.attach(): of probes with their kind."""
+        if self.prog_type == ProgType.BPF_PROG_TYPE_KPROBE and self.attach_to:
+            return f"{self.name}/{self.attach_to}"
+        return self.attach_to
+
 
 _SLEEPABLE = ProgFlag.BPF_F_SLEEPABLE
 _FRAGS = ProgFlag.BPF_F_XDP_HAS_FRAGS

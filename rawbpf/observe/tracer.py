@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachType, Cmd, MapType, door
-from rawbpf.abi.door import ffi
+from rawbpf.abi.door import ffi, lib
 from rawbpf.abi.kinds import counts, number_in, value_in
 from rawbpf.observe import user_memory
 from rawbpf.observe.attr_fields import Struct, info_struct, spell, struct_of, without_following
 from rawbpf.observe.diagram import draw, draw_info
+from rawbpf.observe.perf_event_call import spelled as spelled_perf_event_open
 from rawbpf.observe.user_memory import Fault
 from rawbpf.syscall import MapInfo, bpf_attr, describe, map_info
 from rawbpf.syscall.errors import bpf_error, errno_name
@@ -63,7 +64,8 @@ os.register_at_fork(after_in_child=_new_lock)
 
 @contextmanager
 def trace(file: TextIO | None = None, attrs: bool = False, meaning: bool = False) -> Iterator[None]:
-    """Prints every bpf(2) call of this process, of all its threads, while the context lasts.
+    """Prints every bpf(2) call of this process, of all its threads, while the context lasts; and perf_event_open(2),
+    which makes what probes and tracepoints are attached to.
 
     Args:
         file: Where to; None is sys.stderr. A file that is traced to already gets no line twice.
@@ -92,6 +94,7 @@ def start(file: TextIO | None = None, attrs: bool = False, meaning: bool = False
         _tracers.append(tracer)
         if len(_tracers) == 1:
             _hook_before = door.set_hook(_traced)
+            door.set_perf_event_hook(_traced_perf_event)
     return tracer
 
 
@@ -100,6 +103,7 @@ def _stop(tracer: _Tracer) -> None:
         _tracers.remove(tracer)
         if not _tracers:
             door.set_hook(_hook_before)
+            door.set_perf_event_hook(None)
 
 
 def _traced(cmd: int, attr: "CData", size: int) -> int:
@@ -113,6 +117,17 @@ def _traced(cmd: int, attr: "CData", size: int) -> int:
             if wanted not in texts:
                 texts[wanted] = call.text(result, *wanted)
             tracer.out.write(texts[wanted])
+            tracer.out.flush()
+    return result
+
+
+def _traced_perf_event(attr: "CData", pid: int, cpu: int, group_fd: int, flags: int, made: "CData") -> int:
+    """The second door's hook: it prints one line for every tracer, as nothing more is to be said of the call."""
+    result = lib.perf_event_open(attr, pid, cpu, group_fd, flags, made)
+    call = spelled_perf_event_open(attr, pid, cpu, group_fd, flags)
+    with _lock:
+        for tracer in _distinct(_tracers):
+            tracer.out.write(f"{call.ljust(_RESULT_COLUMN - 1)} = {_result(result)}\n")
             tracer.out.flush()
     return result
 

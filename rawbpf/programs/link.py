@@ -1,51 +1,52 @@
-"""Link: a program attached to what makes it run, through bpf(2) alone; and what each type of program is attached to.
+"""Link: a program that is attached, until the link's last descriptor is closed.
 
-The kernel has two commands for it. BPF_RAW_TRACEPOINT_OPEN takes raw tracepoints by name, and programs which know their
-function since they were loaded (fentry and its like). BPF_LINK_CREATE takes a target as well: a cgroup, a network
-namespace, an interface. Both answer with a descriptor, the link. The program is attached as long as something refers to
-the link: a descriptor, in any process, or a pin.
+The kernel has links since Linux 5.7, for perf events since 5.15. What has none is a link here all the same, whose
+close() detaches the program: PerfEventLink, ProgAttachLink, SocketLink. programs/attach.py makes them.
 
-Sources: kernel/bpf/syscall.c (bpf_raw_tp_link_attach, link_create), kernel/bpf/cgroup.c, kernel/bpf/net_namespace.c,
-kernel/bpf/tcx.c, net/core/dev.c (bpf_xdp_link_attach).
+Sources: kernel/bpf/syscall.c (link_create, link_update, link_detach), net/core/sock.c (SO_ATTACH_BPF).
 """
 
 import errno
 import io
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+import sys
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from rawbpf import syscall
-from rawbpf.abi import AttachType, Cmd, ProgType
-from rawbpf.programs.program import ATTACHED_BY_BTF
+from rawbpf.abi import AttachType, Cmd
 from rawbpf.syscall import LinkInfo, StrPath
-from rawbpf.syscall.descriptor import Descriptor, HasFileno, fileno_of
-from rawbpf.syscall.errors import bpf_error
+from rawbpf.syscall.descriptor import Descriptor, HasFileno
+from rawbpf.syscall.errors import NotFound, Unsupported
 from rawbpf.syscall.proc import proc_fields
+from rawbpf.syscall.prog_attach import prog_attach, prog_detach
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from rawbpf.programs.program import Program
-
-Target = StrPath | int | HasFileno | None
-
 
 class Link(Descriptor):
     """An attached program: Program.attach() makes it. Holds one descriptor; close it or use `with`. attach() says
-    which Linux each type of program needs.
+    which Linux each type of program needs. `target` says in words what the program is attached to; it is "" for a link
+    that was opened by its pin or id.
+
+    A program whose link nobody holds is detached. So a link that is collected before it was closed is a RuntimeWarning,
+    which Python shows by default: keep what attach() returns, or pin it.
 
     >>> from rawbpf.programs.asm import R0, exit_, mov
     >>> with Program(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, [mov(R0, 0), exit_()]) as program:
     ...     with program.attach("sched_process_exec") as link:  # in here it runs
-    ...         link.info().tp_name
-    'sched_process_exec'
+    ...         link.info().tp_name, link.target
+    ('sched_process_exec', "raw tracepoint 'sched_process_exec'")
     """
 
-    def __init__(self, fd: int) -> None:
+    target = ""
+
+    def __init__(self, fd: int, target: str = "") -> None:
         """Takes over a link's descriptor."""
         self._fd = syscall.check_fd(fd)
+        self.target = target
 
     @classmethod
     def open(cls, path: StrPath) -> "Self":
@@ -86,7 +87,7 @@ class Link(Descriptor):
         """
         syscall.obj_pin(self.fileno(), path)
 
-    def update(self, program: "Program", *, old: "Program | None" = None) -> None:
+    def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
         """Puts another program in the place of the attached one, without a gap (BPF_LINK_UPDATE). Linux 5.7.
 
         Cgroups, network namespaces, interfaces and iterators can do that, tracepoints and functions can't. With `old`
@@ -114,212 +115,138 @@ class Link(Descriptor):
         return io.FileIO(syscall.iter_create(self.fileno()))
 
     def __repr__(self) -> str:
-        return f"<Link fd={self._fd}>" if self._fd >= 0 else "<Link closed>"
+        to = f" to {self.target}" if self.target else ""
+        return f"<{type(self).__name__}{to} {f'fd={self._fd}' if self._fd >= 0 else 'closed'}>"
+
+    def __del__(self) -> None:
+        if self._fd < 0:
+            return
+        # At the end of the process everything goes, and nobody is to be warned of that.
+        category = ResourceWarning if sys.is_finalizing() else RuntimeWarning
+        text = f"the program is detached: nothing holds {self!r} any more; keep what attach() returns, or pin it"
+        try:
+            warnings.warn(text, category, stacklevel=2)
+        finally:
+            # Also if a signal handler raised just now.
+            self.close()
 
 
-# How a program is attached
+def duplicate(fd: int) -> int:
+    """Another descriptor of the same. Unpacking makes the call: no signal handler can raise between that and the
+    assignment, and who calls this assigns it without a call in between."""
+    (copy,) = map(os.dup, (fd,))
+    return copy
 
 
-class _Attachment(NamedTuple):
-    """What attach() was asked for. Each way leaves the new descriptor in `link`, with no call in between in which a
-    signal handler might raise."""
+class _NoKernelLink(Link):
+    """An attachment that the kernel has no link for: it has no id, no pin, and no other program can take its place."""
 
-    link: Link
-    program: "Program"
-    target: Target
-    attach_type: AttachType
-    flags: int
-    cookie: int
+    _since = ""
 
+    def info(self) -> LinkInfo:
+        """Unsupported."""
+        self._refuse(Cmd.BPF_OBJ_GET_INFO_BY_FD)
 
-def _to_raw_tracepoint(wanted: _Attachment) -> None:
-    name = wanted.program.attach_to if wanted.target is None else wanted.target
-    if not isinstance(name, str) or not name:
-        raise TypeError("a raw tracepoint is given by its name, such as 'sched_process_exec'")
-    _check(wanted, cookie=True)
-    wanted.link._fd = syscall.raw_tracepoint_open(name, wanted.program.fileno(), wanted.cookie)
+    def pin(self, path: StrPath) -> None:
+        """Unsupported."""
+        self._refuse(Cmd.BPF_OBJ_PIN)
 
+    def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
+        """Unsupported."""
+        self._refuse(Cmd.BPF_LINK_UPDATE)
 
-def _to_what_it_was_loaded_for(wanted: _Attachment) -> None:
-    _check(wanted, cookie=True, target=False)
-    # Both commands serve it. A function's cookie only LINK_CREATE takes (5.19); that of a tracepoint it forgot until
-    # 6.10, when RAW_TRACEPOINT_OPEN, which refused it before, learned it as well.
-    if not wanted.cookie or wanted.attach_type == AttachType.BPF_TRACE_RAW_TP:
-        wanted.link._fd = syscall.raw_tracepoint_open(None, wanted.program.fileno(), wanted.cookie)
-    else:
-        tracing = {"cookie": wanted.cookie}
-        wanted.link._fd = syscall.link_create(
-            wanted.program.fileno(), 0, wanted.attach_type, where="what it was loaded for", tracing=tracing
-        )
+    def detach(self) -> None:
+        """Unsupported: close() it."""
+        self._refuse(Cmd.BPF_LINK_DETACH)
+
+    def iterate(self) -> io.FileIO:
+        """Unsupported."""
+        self._refuse(Cmd.BPF_ITER_CREATE)
+
+    def _refuse(self, cmd: Cmd) -> NoReturn:
+        self.fileno()
+        what = f"the attachment to {self.target} is no link of the kernel's"
+        raise Unsupported(errno.EOPNOTSUPP, what, cmd, f"close() detaches it; {self._since}")
 
 
-def _to_iterator(wanted: _Attachment) -> None:
-    _check(wanted, target=False)
-    wanted.link._fd = syscall.link_create(wanted.program.fileno(), 0, wanted.attach_type, where="its kind of object")
+class PerfEventLink(_NoKernelLink):
+    """A program that is set on a perf event (ioctl PERF_EVENT_IOC_SET_BPF): attached until the event is closed. That is
+    how kprobes, uprobes, tracepoints and counters are attached before Linux 5.15."""
+
+    _since = "perf events have links since Linux 5.15"
 
 
-def _to_cgroup(wanted: _Attachment) -> None:
-    _to_file(wanted, os.O_RDONLY | os.O_DIRECTORY, "a cgroup's folder")
+class ProgAttachLink(_NoKernelLink):
+    """A program that BPF_PROG_ATTACH attached: close() detaches it. Should the process end without close(), it stays
+    attached until its target is gone."""
+
+    _since = "cgroups have links since Linux 5.7, maps of sockets since 6.10, infrared receivers have none"
+
+    def __init__(self, program: HasFileno, target_fd: int, attach_type: AttachType, flags: int, target: str) -> None:
+        """Attaches the program, with descriptors of its own for it and for the target."""
+        self.target = target
+        self._attach_type = attach_type
+        self._attached = False
+        self._program_fd = -1
+        try:
+            self._program_fd = duplicate(program.fileno())
+            self._fd = duplicate(target_fd)
+            prog_attach(self._program_fd, self._fd, attach_type, flags, where=target)
+            self._attached = True
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Detaches the program. May be repeated."""
+        attached, self._attached = self._attached, False
+        try:
+            if attached:
+                # ENOENT: it was detached, or another took its place.
+                with suppress(NotFound):
+                    prog_detach(self._program_fd, self._fd, self._attach_type, where=self.target)
+        finally:
+            program_fd, self._program_fd = self._program_fd, -1
+            if program_fd >= 0:
+                os.close(program_fd)
+            super().close()
 
 
-def _to_network_namespace(wanted: _Attachment) -> None:
-    _to_file(wanted, os.O_RDONLY, "a network namespace's file")
+class SocketLink(_NoKernelLink):
+    """A program that a socket has (setsockopt SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_EBPF): close() takes it away."""
 
+    _since = "programs of sockets have no links"
 
-def _to_file(wanted: _Attachment, flags: int, what: str) -> None:
-    _check(wanted, flags=True)
-    with _opened(wanted.target, flags, what) as fd:
-        path = wanted.target if isinstance(wanted.target, (str, bytes, os.PathLike)) else None
-        where = f"descriptor {fd}" if path is None else repr(os.fsdecode(path))
-        wanted.link._fd = syscall.link_create(
-            wanted.program.fileno(), fd, wanted.attach_type, wanted.flags, where=where
-        )
+    def __init__(self, program: HasFileno, socket_fd: int, options: tuple[int, int], target: str) -> None:
+        """Attaches the program by the first of the options; close() uses the second."""
+        self.target = target
+        self._detach = options[1]
+        try:
+            self._fd = duplicate(socket_fd)
+            self._set(options[0], program.fileno())
+        except BaseException:
+            super().close()
+            raise
 
+    def close(self) -> None:
+        """Detaches the program. May be repeated."""
+        try:
+            if self._fd >= 0:
+                # ENOENT: another took its place, or it was taken away.
+                with suppress(FileNotFoundError):
+                    self._set(self._detach, 0)
+        finally:
+            super().close()
 
-def _to_interface(wanted: _Attachment) -> None:
-    _check(wanted, flags=True)
-    index, where = _interface_index(wanted.target), f"interface {wanted.target!r}"
-    wanted.link._fd = syscall.link_create(wanted.program.fileno(), index, wanted.attach_type, wanted.flags, where=where)
+    def _set(self, option: int, value: int) -> None:
+        # A module of some size, which other targets do not need.
+        import socket
 
-
-def _check(wanted: _Attachment, *, target: bool = True, flags: bool = False, cookie: bool = False) -> None:
-    """Refuses arguments that this way of attaching has not."""
-    for name, given, taken in (
-        ("target", wanted.target is not None, target),
-        ("flags", wanted.flags != 0, flags),
-        ("cookie", wanted.cookie != 0, cookie),
-    ):
-        if given and not taken:
-            raise ValueError(f"{wanted.program!r} is attached without {name} (EINVAL)")
-    if not 0 <= wanted.cookie < 2**64:
-        raise ValueError(f"cookie must be from 0 to 2**64 - 1, not {wanted.cookie}")
-
-
-@contextmanager
-def _opened(target: Target, flags: int, what: str) -> Iterator[int]:
-    """The target's descriptor; what is given as a path is open for so long."""
-    if target is None:
-        raise TypeError(f"the target is {what}, as a path or a descriptor")
-    if not isinstance(target, (str, bytes, os.PathLike)):
-        yield syscall.check_fd(fileno_of(target))
-        return
-    fd = os.open(target, flags | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _interface_index(target: Target) -> int:
-    if isinstance(target, int) and target > 0:
-        return target
-    if not isinstance(target, str):
-        raise TypeError("the target is an interface's name or its index, from 1")
-    # A module of some size, which other targets do not need.
-    from socket import if_nametoindex
-
-    try:
-        return if_nametoindex(target)
-    except OSError:
-        raise bpf_error(Cmd.BPF_LINK_CREATE, errno.ENODEV, subject=f"interface {target!r}") from None
-
-
-class _Way(NamedTuple):
-    """How programs of a type are attached, and as which attach types."""
-
-    attach: Callable[[_Attachment], None]
-    attach_types: tuple[AttachType, ...] = ()
-
-
-def _named(*patterns: str) -> tuple[AttachType, ...]:
-    """The attach types whose names begin with one of these."""
-    return tuple(each for each in AttachType if each.name.startswith(tuple(f"BPF_{name}" for name in patterns)))
-
-
-_BY_PROG_TYPE = {
-    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT: _Way(_to_raw_tracepoint),
-    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE: _Way(_to_raw_tracepoint),
-    ProgType.BPF_PROG_TYPE_CGROUP_SKB: _Way(
-        _to_cgroup, (AttachType.BPF_CGROUP_INET_INGRESS, AttachType.BPF_CGROUP_INET_EGRESS)
-    ),
-    ProgType.BPF_PROG_TYPE_CGROUP_SOCK: _Way(
-        _to_cgroup, _named("CGROUP_INET_SOCK_", "CGROUP_INET4_POST_BIND", "CGROUP_INET6_POST_BIND")
-    ),
-    ProgType.BPF_PROG_TYPE_CGROUP_SOCK_ADDR: _Way(
-        _to_cgroup,
-        _named(
-            *(f"CGROUP_INET{family}_{call}" for family in "46" for call in ("BIND", "CONNECT", "GETPEER", "GETSOCK")),
-            "CGROUP_UDP",
-            "CGROUP_UNIX",
-        ),
-    ),
-    ProgType.BPF_PROG_TYPE_CGROUP_SOCKOPT: _Way(
-        _to_cgroup, (AttachType.BPF_CGROUP_GETSOCKOPT, AttachType.BPF_CGROUP_SETSOCKOPT)
-    ),
-    ProgType.BPF_PROG_TYPE_CGROUP_DEVICE: _Way(_to_cgroup, (AttachType.BPF_CGROUP_DEVICE,)),
-    ProgType.BPF_PROG_TYPE_CGROUP_SYSCTL: _Way(_to_cgroup, (AttachType.BPF_CGROUP_SYSCTL,)),
-    ProgType.BPF_PROG_TYPE_SOCK_OPS: _Way(_to_cgroup, (AttachType.BPF_CGROUP_SOCK_OPS,)),
-    ProgType.BPF_PROG_TYPE_FLOW_DISSECTOR: _Way(_to_network_namespace, (AttachType.BPF_FLOW_DISSECTOR,)),
-    ProgType.BPF_PROG_TYPE_SK_LOOKUP: _Way(_to_network_namespace, (AttachType.BPF_SK_LOOKUP,)),
-    ProgType.BPF_PROG_TYPE_XDP: _Way(_to_interface, (AttachType.BPF_XDP,)),
-    ProgType.BPF_PROG_TYPE_SCHED_CLS: _Way(_to_interface, _named("TCX_", "NETKIT_")),
-}
-
-# Programs of ATTACHED_BY_BTF have their attach type since they were loaded.
-_BY_ATTACH_TYPE = {
-    AttachType.BPF_TRACE_RAW_TP: _Way(_to_what_it_was_loaded_for),
-    AttachType.BPF_TRACE_FENTRY: _Way(_to_what_it_was_loaded_for),
-    AttachType.BPF_TRACE_FEXIT: _Way(_to_what_it_was_loaded_for),
-    AttachType.BPF_MODIFY_RETURN: _Way(_to_what_it_was_loaded_for),
-    AttachType.BPF_LSM_MAC: _Way(_to_what_it_was_loaded_for),
-    AttachType.BPF_TRACE_ITER: _Way(_to_iterator),
-    AttachType.BPF_LSM_CGROUP: _Way(_to_cgroup),
-}
-
-_PERF = "needs perf_event_open(2), and rawbpf has bpf(2) alone: use a raw tracepoint, or fentry (BPF_PROG_TYPE_TRACING)"
-_NOT_ATTACHED = {
-    ProgType.BPF_PROG_TYPE_KPROBE: _PERF,
-    ProgType.BPF_PROG_TYPE_TRACEPOINT: _PERF,
-    ProgType.BPF_PROG_TYPE_PERF_EVENT: _PERF,
-    ProgType.BPF_PROG_TYPE_SOCKET_FILTER: "a socket takes it: setsockopt(SO_ATTACH_BPF)",
-    ProgType.BPF_PROG_TYPE_SYSCALL: "it is run by run()",
-}
-
-
-def attach(program: "Program", target: Target, attach_type: int | None, flags: int, cookie: int) -> Link:
-    """Program.attach()."""
-    way = _way_of(program)
-    chosen = _attach_type_of(program, way, attach_type)
-    link = Link.__new__(Link)
-    way.attach(_Attachment(link, program, target, chosen, flags, cookie))
-    return link
-
-
-def knows_its_target(program: "Program") -> bool:
-    """Whether attach() needs no target: the program was told at load, and it is of a type that can be attached here."""
-    return bool(program.attach_to) and program.prog_type not in _NOT_ATTACHED
-
-
-def _way_of(program: "Program") -> _Way:
-    if program.prog_type in ATTACHED_BY_BTF:
-        way, kind = _BY_ATTACH_TYPE.get(program.expected_attach_type), program.expected_attach_type.name
-    else:
-        way, kind = _BY_PROG_TYPE.get(program.prog_type), program.prog_type.name
-    if way is None:
-        why = _NOT_ATTACHED.get(program.prog_type, "none of the ways in rawbpf/link.py is for it")
-        raise TypeError(f"{kind} is not attached here: {why}")
-    return way
-
-
-def _attach_type_of(program: "Program", way: _Way, given: int | None) -> AttachType:
-    """What was given, or what the program was loaded for, or the only one there is."""
-    expected = program.expected_attach_type
-    if given is None and (expected in way.attach_types or not way.attach_types):
-        return expected
-    if given is None and len(way.attach_types) == 1:
-        return way.attach_types[0]
-    if given is not None and AttachType(given) in (way.attach_types or (expected,)):
-        return AttachType(given)
-    choice = ", ".join(each.name for each in way.attach_types) or expected.name
-    asked = "nothing" if given is None else AttachType(given).name
-    raise ValueError(f"attach_type of {program!r} must be one of {choice}; {asked} was given (EINVAL)")
+        fd = duplicate(self._fd)
+        try:
+            own = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            raise
+        with own:
+            own.setsockopt(socket.SOL_SOCKET, option, value)

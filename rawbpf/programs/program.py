@@ -1,4 +1,4 @@
-"""Program: BPF instructions loaded into the kernel and run there, through bpf(2) alone.
+"""Program: BPF instructions loaded into the kernel and run there.
 
 Sources: bpf(2), kernel/bpf/syscall.c (bpf_prog_load), net/bpf/test_run.c, Documentation/bpf/bpf_prog_run.rst.
 """
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from rawbpf.abi._native import CData
-    from rawbpf.programs.link import Link, Target
+    from rawbpf.programs.attach import Target
+    from rawbpf.programs.link import Link
 
 TEST_RUN_SIZE = ffi.sizeof("union bpf_attr")
 
@@ -173,33 +174,44 @@ class Program(Descriptor):
         """Attaches the program, which runs from now on: at its tracepoint, for its cgroup's sockets, and so on.
 
         Args:
-            target: A raw tracepoint: its name, without the category; None if attach_to said it at load. A cgroup type:
-                the folder of a cgroup (cgroup2), as path or descriptor. A flow dissector, SK_LOOKUP: a network
-                namespace, as path (/proc/self/ns/net) or descriptor. XDP, SCHED_CLS: an interface, as name or index.
-                TRACING and LSM: None.
+            target: Depends on the program's type; None if the program was told by `attach_to` when it was loaded.
+                KPROBE: a probe, as section names have it ("kprobe/do_nanosleep+0x8", "kretprobe/vfs_read",
+                "ksyscall/openat", "uprobe//bin/bash:readline", "uretprobe/libc.so.6:malloc", "kprobe.multi/vfs_*",
+                "uprobe.multi/libc.so.6:mem*"), or one of Kprobe, Ksyscall, Uprobe, KprobeMulti and UprobeMulti of
+                rawbpf.programs.targets.
+                TRACEPOINT: category and name ("sched/sched_process_exec"). RAW_TRACEPOINT: the name alone.
+                PERF_EVENT: a PerfEvent of rawbpf.programs.targets, or the descriptor of an open one.
+                CGROUP_*, SOCK_OPS, and LSM for a cgroup: the folder of a cgroup (cgroup2), as path or descriptor.
+                FLOW_DISSECTOR, SK_LOOKUP: a network namespace, as path (/proc/self/ns/net) or descriptor.
+                XDP, SCHED_CLS: an interface, as name or index. NETFILTER: a NetfilterHook of rawbpf.programs.targets.
+                SK_SKB, SK_MSG: a SOCKMAP or SOCKHASH. SOCKET_FILTER, SK_REUSEPORT: a socket. LIRC_MODE2: /dev/lirc0.
+                TRACING, LSM, EXT: None, but for iterators over a map, which have that as target.
             attach_type: Where the program was not loaded for one: SCHED_CLS has BPF_TCX_INGRESS and BPF_TCX_EGRESS.
             flags: Of BPF_LINK_CREATE: AttachFlag bits, of XDP XDP_FLAGS_SKB_MODE (2) or XDP_FLAGS_DRV_MODE (4).
-            cookie: A number that the program reads with bpf_get_attach_cookie(): raw tracepoints, tp_btf (Linux 6.10),
-                functions (5.19).
+            cookie: A number that the program reads with bpf_get_attach_cookie(): probes, tracepoints and perf events
+                (Linux 5.15), functions (5.19), raw tracepoints and tp_btf (6.10).
 
         Returns the link. The program is attached until the link's last descriptor is closed, and longer if it is
-        pinned: `with program.attach("sched_process_exec"): ...`
+        pinned: `with program.attach("sched_process_exec"): ...`. Keep it: a link that nobody holds is closed, with a
+        RuntimeWarning. What has no link on this kernel is detached by close() all the same.
 
         Raises:
             AlreadyExists: Something is attached there already, and there is room for one (EBUSY, EEXIST).
-            NotFound: There is no such tracepoint (ENOENT), no such interface (ENODEV).
-            NotPermitted: EPERM.
-            Unsupported: This interface does not take it (EOPNOTSUPP).
+            NotFound: There is no such tracepoint or function (ENOENT), no such interface (ENODEV), no such process.
+            NotPermitted: EPERM, EACCES.
+            Unsupported: This kernel, this interface or this function does not take it.
+            LookupError: The program or library of a uprobe has no such function.
             OSError: The target's path can't be opened.
             BpfError: The kernel is too old for it, or does not take this program there (EINVAL); E2BIG, EBADF.
-            TypeError, ValueError: An argument that this type of program has not; a type that bpf(2) alone can't attach
-                (kprobes, tracepoints and perf events need perf_event_open(2)).
+            TypeError, ValueError: An argument that this type of program has not; a type that is attached in other ways
+                (LWT_*, SCHED_ACT, STRUCT_OPS, SYSCALL).
 
-        Linux 4.17 for raw tracepoints, 5.5 for TRACING, 5.7 for LSM and cgroups, 5.8 for flow dissectors and iterators,
-        5.9 for SK_LOOKUP and XDP, 6.6 for SCHED_CLS. Needs CAP_BPF, and CAP_PERFMON for what traces, CAP_NET_ADMIN
-        for cgroups, flow dissectors and interfaces.
+        Linux 4.17 for raw tracepoints, probes and tracepoints, 4.10 for cgroups, 5.5 for TRACING, 5.7 for LSM, 5.8 for
+        flow dissectors and iterators, 5.9 for SK_LOOKUP and XDP, 5.18 for kprobe.multi, 6.4 for NETFILTER, 6.6 for
+        SCHED_CLS and uprobe.multi. Needs CAP_BPF, and CAP_PERFMON for what traces, CAP_NET_ADMIN for cgroups, flow
+        dissectors, netfilter, maps of sockets and interfaces.
         """
-        from rawbpf.programs.link import attach
+        from rawbpf.programs.attach import attach
 
         return attach(self, target, attach_type, flags, cookie)
 

@@ -118,6 +118,21 @@ def test_fields_equal_the_running_kernels(name):
 
 @needs_btf
 @pytest.mark.real_kernel(reason="it is its BTF that is read")
+def test_a_perf_event_has_the_running_kernels_fields():
+    """What bpf.h has of struct perf_event_attr stands where the kernel has it: the beginning, 72 bytes. The kernel's
+    own bit-fields are `bits`, of which `disabled` is the first."""
+    types = reader.vmlinux()
+    kernels = leaves(types.fields(types.find(reader.Kind.STRUCT, "perf_event_attr")))
+    ours = {field.path: (field.offset, field.size) for field in LAYOUT["perf_event_attr"]}
+    bits = ours.pop("bits")
+    # Since 4.17 under these names.
+    assert {path: kernels[path] for path in ours} == ours
+    assert kernels["disabled"][0] == bits[0]
+    assert ffi.sizeof("struct perf_event_attr") == 72
+
+
+@needs_btf
+@pytest.mark.real_kernel(reason="it is its BTF that is read")
 @pytest.mark.parametrize(
     ("enum", "name"),
     [

@@ -216,7 +216,9 @@ def test_the_number_is_the_headers(option, pointer_size):
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         pytest.skip("<asm/unistd.h> is not installed")
-    assert re.search(r"#define __NR_bpf (\d+)", result.stdout)[1] == str(syscall_number("x86_64", pointer_size))
+    for name in ("bpf", "perf_event_open"):
+        number = syscall_number("x86_64", pointer_size, name)
+        assert re.search(rf"#define __NR_{name} (\d+)", result.stdout)[1] == str(number)
 
 
 # Which door

@@ -15,6 +15,7 @@ from rawbpf.cli.parser import parse
 from tests.conftest import IS_ROOT
 
 EXAMPLES = Path(rawbpf.__file__).parent / "examples"
+LEAST_PRIVILEGE = (sys.executable, "-W", "error", "-m", "rawbpf.examples.least_privilege")
 FILES = ("Dockerfile", "sidecar.yaml", "rawbpf-drain.service")
 
 
@@ -23,13 +24,43 @@ FILES = ("Dockerfile", "sidecar.yaml", "rawbpf-drain.service")
 @pytest.mark.linux("5.19")
 def test_least_privilege():
     """The worker works on a map that it could not make."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "rawbpf.examples.least_privilege"], capture_output=True, text=True
-    )
+    result = subprocess.run(LEAST_PRIVILEGE, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "worker: user 65534, pushed 10 numbers into 'answers'" in result.stdout
     assert "worker: a queue of my own? this process has no CAP_BPF" in result.stdout
     assert "helper: 10 numbers came back" in result.stdout
+
+
+@pytest.mark.real_kernel(reason="processes that share it")
+@pytest.mark.creates
+@pytest.mark.linux("5.19")
+@pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
+def test_least_privilege_with_cap_bpf_alone():
+    """The helper needs no other capability than CAP_BPF, which a container may be given; the worker drops that too."""
+    result = subprocess.run(
+        ["setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf", "--no-new-privs", *LEAST_PRIVILEGE],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "worker: user 0, pushed 10 numbers into 'answers'" in result.stdout
+    assert "worker: a queue of my own? this process has no CAP_BPF" in result.stdout
+    assert "helper: 10 numbers came back" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["handoff", "packets", "open_watch"])
+def test_an_example_without_arguments_says_how_it_is_used(name):
+    """Without the object file that it needs an example prints its usage, and no traceback; --help says how to compile
+    the file."""
+    command = [sys.executable, "-W", "error", "-m", f"rawbpf.examples.{name}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: ")
+    assert "required: object_file" in result.stderr
+    described = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert f"clang -O2 -g -target bpf -I/usr/include/$(uname -m)-linux-gnu -c {name}.bpf.c" in described.stdout
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -15,6 +15,7 @@ import rawbpf
 from rawbpf import BPF_EXIST, BTF, Codec, MapFlag, MapInfo, Queue, Stack, open_map
 from rawbpf.abi import AttachType
 from rawbpf.btf.reader import Btf
+from rawbpf.objects.attached import Attached
 from rawbpf.objects.object_file import ObjectFile
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
@@ -97,7 +98,7 @@ def failing(q: Queue[bytes]) -> int:
 
 def compiled() -> None:
     with ObjectFile.load("events.bpf.o", variables={"limit": 5}) as file:
-        assert_type(file.attach(), dict[str, Link])
+        assert_type(file.attach(), Attached)
         assert_type(file.maps["queue"], Any)
         for event in file.maps["queue"].follow():
             print(event.pid)

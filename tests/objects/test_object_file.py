@@ -22,7 +22,7 @@ from rawbpf.objects import elf
 from rawbpf.objects.declarations import read
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError
 from rawbpf.programs.program import ETH_HLEN, VerifierError
-from rawbpf.syscall.permission import kernel_version
+from rawbpf.syscall.proc import kernel_version
 from tests.conftest import OBJECTS, TOOLS_REQUIRED, compile_for_bpf, needs_clang
 
 Compiled = Callable[[str], Path]

@@ -5,7 +5,6 @@ What a program does here is to push into a queue: whether it ran is what the que
 
 import ctypes
 import errno
-import fcntl
 import functools
 import gc
 import io
@@ -14,13 +13,12 @@ import os
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -33,57 +31,47 @@ from rawbpf.btf import reader
 from rawbpf.programs.asm import (
     R0,
     R1,
-    R2,
-    R3,
     R6,
     R7,
     R10,
     Helper,
     Item,
-    Label,
     add,
     alu,
     call,
     exit_,
-    jump_if,
     load,
-    load_map,
     mov,
     store,
 )
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
+from rawbpf.programs.targets import KprobeMulti
 from rawbpf.syscall.proc import kernel_version
-from tests.conftest import descriptors, skip_other_kernels
+from tests.conftest import skip_other_kernels
+from tests.programs.attaching import (
+    NETNS,
+    OUT,
+    execute,
+    failure_of,
+    in_cgroup,
+    libc,
+    only_here,
+    pushes,
+    pushing,
+    ran,
+    reading_its_cookie,
+    send,
+    send_frame,
+)
 
 pytestmark = [pytest.mark.creates, pytest.mark.admin, pytest.mark.real_kernel(reason="programs")]
 
-CLONE_NEWNET = 0x40000000
-SIOCSIFFLAGS, IFF_UP_AND_RUNNING = 0x8914, 0x41
 
 needs_bpftool = pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
 
 
 # What the tests are about
-
-
-def pushing(q: Queue, value: int = 7, result: int = 0) -> list[Item]:
-    """A program that pushes one number, the oldest falling out, and returns `result`."""
-    return [store("u64", R10, -8, value), *pushes(q), mov(R0, result), exit_()]
-
-
-def pushes(q: Queue) -> list[Item]:
-    """Pushes the 8 bytes below the stack's top."""
-    push = [load_map(R1, q.fileno()), mov(R2, R10), add(R2, -8), mov(R3, 2)]
-    return [*push, call(Helper.BPF_FUNC_map_push_elem)]
-
-
-def only_here() -> list[Item]:
-    """Leaves the program unless this process is the one that runs it: others enter the kernel as well."""
-    return [call(Helper.BPF_FUNC_get_current_pid_tgid), alu(">>=", R0, 32), jump_if("!=", R0, os.getpid(), "out")]
-
-
-OUT = [Label("out"), mov(R0, 0), exit_()]
 
 
 class Kind(NamedTuple):
@@ -111,27 +99,6 @@ def load_as(kind: Kind, code: list[Item], name: str = "tested") -> Program:
     return Program(kind.prog_type, code, name=name, expected_attach_type=kind.expected, attach_to=kind.attach_to)
 
 
-def execute() -> None:
-    """A process executes a program: sched_process_exec."""
-    subprocess.run(["/bin/true"], check=True)
-
-
-def send() -> None:
-    """A packet over the loopback interface."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        s.sendto(b"x", s.getsockname())
-        assert s.recv(1) == b"x"
-
-
-def send_frame() -> None:
-    """A frame given to the interface: the kernel has to dissect it, to find its transport header."""
-    packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20, 1, 0, 64, 17, 0, b"\x7f\0\0\1", b"\x7f\0\0\1")
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
-        s.bind(("lo", 0x0800))
-        s.send(bytes(12) + b"\x08\x00" + packet)
-
-
 def run_test_functions() -> None:
     """BPF_PROG_TEST_RUN of a tracing program calls bpf_fentry_test1(1) and the like, which are there to be traced."""
     options = {"expected_attach_type": AttachType.BPF_TRACE_FENTRY, "attach_to": "bpf_fentry_test1"}
@@ -144,8 +111,8 @@ RAW, TRACING, LSM = (
     ProgType.BPF_PROG_TYPE_TRACING,
     ProgType.BPF_PROG_TYPE_LSM,
 )
+KPROBE = ProgType.BPF_PROG_TYPE_KPROBE
 SKB, CLS = ProgType.BPF_PROG_TYPE_CGROUP_SKB, ProgType.BPF_PROG_TYPE_SCHED_CLS
-NETNS = "/proc/thread-self/ns/net"
 
 KINDS = {
     "raw tracepoint": Kind(
@@ -179,64 +146,6 @@ KINDS = {
     "tcx ingress": Kind("6.6", CLS, LinkType.BPF_LINK_TYPE_TCX, "lo", send, at=AttachType.BPF_TCX_INGRESS),
     "tcx egress": Kind("6.6", CLS, LinkType.BPF_LINK_TYPE_TCX, "lo", send, at=AttachType.BPF_TCX_EGRESS),
 }  # fmt: skip
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture
-def network() -> Iterator[None]:
-    """A network namespace of the test's own, of which only the loopback interface is up."""
-    before = os.open(NETNS, os.O_RDONLY)
-    assert libc.unshare(CLONE_NEWNET) == 0
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP_AND_RUNNING))
-        yield
-    finally:
-        assert libc.setns(before, CLONE_NEWNET) == 0
-        os.close(before)
-
-
-@pytest.fixture
-def cgroup(tmp_path) -> Iterator[str]:
-    """A cgroup of the test's own; in_cgroup() puts a child into it."""
-    root = os.fsencode(tmp_path)
-    assert libc.mount(b"cgroup2", root, b"cgroup2", ctypes.c_ulong(0), None) == 0
-    folder = tmp_path / f"rawbpf-{os.getpid()}"
-    try:
-        folder.mkdir()
-        yield str(folder)
-        with suppress(FileNotFoundError):
-            folder.rmdir()
-    finally:
-        libc.umount2(root, 2)
-
-
-def in_cgroup(cgroup: str, act: Callable[[], None]) -> None:
-    """A child in the cgroup does it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            with open(f"{cgroup}/cgroup.procs", "w") as file:
-                file.write("0")
-            act()
-        finally:
-            # Reached without an exception only.
-            os._exit(int(sys.exc_info()[0] is not None))
-    assert os.waitpid(child, 0)[1] == 0
-
-
-@pytest.fixture
-def q() -> Iterator[Queue]:
-    with Queue("=Q", 64, name="attached") as q:
-        yield q
-
-
-def ran(q: Queue, act: Callable[[], None]) -> bool:
-    """Whether the program runs when this is done."""
-    q.pop_many(64)
-    act()
-    return q.pop(default=None) is not None
 
 
 def skip_without(kind: Kind) -> None:
@@ -554,11 +463,6 @@ def test_the_arguments_of_a_tracepoint(q):
     assert numbers
 
 
-def reading_its_cookie(q: Queue) -> list[Item]:
-    cookie = [call(Helper.BPF_FUNC_get_attach_cookie), store("u64", R10, -8, R0)]
-    return [mov(R6, R1), *only_here(), mov(R1, R6), *cookie, *pushes(q), *OUT]
-
-
 @pytest.mark.linux("6.10")
 def test_the_cookie_of_a_raw_tracepoint(q):
     """One program, attached twice, reads the number that each attachment was given."""
@@ -754,34 +658,46 @@ def test_ids(q):
 
 
 def test_life_and_death(q):
-    """repr, closed, ValueError after close(), ResourceWarning when collected open."""
+    """repr, closed, ValueError after close(), RuntimeWarning when collected open."""
     with Program(RAW, pushing(q)) as program:
         link = program.attach("sched_process_exec")
-        assert repr(link) == f"<Link fd={link.fileno()}>"
+        assert repr(link) == f"<Link to raw tracepoint 'sched_process_exec' fd={link.fileno()}>"
         link.close()
         link.close()
         for call_ in (link.fileno, link.info, link.detach, link.iterate, lambda: link.pin("/x"), link.__enter__):
-            with pytest.raises(ValueError, match="Link closed"):
+            with pytest.raises(ValueError, match="Link to raw tracepoint 'sched_process_exec' closed"):
                 call_()
-        with pytest.raises(ValueError, match="Link closed"):
+        with pytest.raises(ValueError, match="Link to raw tracepoint 'sched_process_exec' closed"):
             link.update(program)
         forgotten = [program.attach("sched_process_exec")]
-        with pytest.warns(ResourceWarning, match="unclosed <Link"):  # noqa: PT031
+        with pytest.warns(RuntimeWarning, match="nothing holds <Link to raw tracepoint"):  # noqa: PT031
             forgotten.clear()
             gc.collect()
     with pytest.raises(ValueError, match="closed"):
         program.attach("sched_process_exec")
 
 
+FORGETS = """
+from rawbpf import Program, ProgType, asm
+program = Program(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, [asm.mov(asm.R0, 0), asm.exit_()])
+{}program.attach("sched_process_exec")
+print("running")
+"""
+
+
+@pytest.mark.parametrize(
+    ("keeps", "warning"), [("", "RuntimeWarning: the program is detached: nothing holds <Link to raw"), ("link = ", "")]
+)
+def test_a_forgotten_link_is_seen(keeps, warning):
+    """Without any option Python prints a warning for a link that nobody keeps; what lives until the end of the process
+    ends with it, and needs no warning."""
+    result = subprocess.run([sys.executable, "-c", FORGETS.format(keeps)], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "running\n")
+    assert warning in result.stderr
+    assert bool(result.stderr) == bool(warning)
+
+
 # What goes wrong
-
-
-def failure_of(attach: Callable[[], Link]) -> BpfError:
-    before = descriptors()
-    with pytest.raises(BpfError) as caught:
-        attach()
-    assert descriptors() == before
-    return caught.value
 
 
 def test_no_such_tracepoint(q):
@@ -884,21 +800,43 @@ def test_eperm_is_explained(q):
 
 
 WRONG = {
-    "kprobe": (ProgType.BPF_PROG_TYPE_KPROBE, (), {}, TypeError, "needs perf_event_open.*use a raw tracepoint"),
-    "tracepoint": (ProgType.BPF_PROG_TYPE_TRACEPOINT, (), {}, TypeError, "needs perf_event_open"),
-    "perf event": (ProgType.BPF_PROG_TYPE_PERF_EVENT, (), {}, TypeError, "needs perf_event_open"),
-    "socket": (ProgType.BPF_PROG_TYPE_SOCKET_FILTER, (), {}, TypeError, "SO_ATTACH_BPF"),
+    "kprobe": (KPROBE, (), {}, TypeError, "has to be told the target .* as in a section's name"),
+    "no kind of probe": (KPROBE, ("do_nanosleep",), {}, ValueError, "a probe begins with its kind and '/'"),
+    "usdt": (KPROBE, ("usdt/libc.so.6:libc:setjmp",), {}, ValueError, "does not attach to USDT probes"),
+    "no function": (KPROBE, ("kprobe/+8",), {}, ValueError, "names no function"),
+    "no place": (KPROBE, ("kprobe",), {}, ValueError, "names no place behind the '/'"),
+    "no number": (KPROBE, ("kprobe/do_nanosleep+x",), {}, ValueError, "the offset 'x' is no number"),
+    "return with an offset": (KPROBE, ("kretprobe/a+1",), {}, ValueError, "a function's return has no offset"),
+    "no file": (KPROBE, ("uprobe/malloc",), {}, ValueError, "a uprobe is PATH:FUNCTION or PATH:OFFSET"),
+    "no probe": (KPROBE, (7,), {}, TypeError, "a probe is given as in a section's name"),
+    "not loaded for many": (
+        KPROBE,
+        ("kprobe.multi/a",),
+        {},
+        ValueError,
+        "with expected_attach_type BPF_TRACE_KPROBE_M",
+    ),
+    "names and addresses": (KPROBE, (KprobeMulti(["a", 1]),), {}, ValueError, "either names or addresses"),
+    "no functions": (KPROBE, (KprobeMulti([]),), {}, ValueError, "at least one"),
+    "cookies for fewer": (KPROBE, (KprobeMulti(["a", "b"], cookies=[1]),), {}, ValueError, "1 cookies, which is not"),
+    "two cookies": (KPROBE, (KprobeMulti(["a"], cookies=[1]),), {"cookie": 2}, ValueError, "cookie is that of all"),
+    "tracepoint": (ProgType.BPF_PROG_TYPE_TRACEPOINT, (), {}, TypeError, "has to be told the target"),
+    "no category": (ProgType.BPF_PROG_TYPE_TRACEPOINT, ("sched_switch",), {}, TypeError, "as its category and name"),
+    "perf event": (ProgType.BPF_PROG_TYPE_PERF_EVENT, (), {}, TypeError, "a perf event, as a PerfEvent or a desc"),
+    "a name of a perf event": (ProgType.BPF_PROG_TYPE_PERF_EVENT, ("cpu",), {}, TypeError, "an object with fileno"),
+    "socket": (ProgType.BPF_PROG_TYPE_SOCKET_FILTER, (), {}, TypeError, "a socket, as an object or a descriptor"),
     "action": (ProgType.BPF_PROG_TYPE_SCHED_ACT, (), {}, TypeError, "BPF_PROG_TYPE_SCHED_ACT is not attached here"),
-    "no name": (RAW, (), {}, TypeError, "given by its name"),
+    "no name": (RAW, (), {}, TypeError, "a raw tracepoint's name"),
+    "a number": (RAW, (3,), {}, TypeError, "given by its name"),
     "NUL in a name": (RAW, ("sys_enter\0",), {}, ValueError, "is no tracepoint's name"),
     "cookie too large": (RAW, ("sys_enter",), {"cookie": 2**64}, ValueError, "cookie must be from 0"),
     "flags too large": (SKB, (3,), {"flags": 2**32}, ValueError, "flags must be from 0"),
     "no flags": (RAW, ("sys_enter",), {"flags": 1}, ValueError, "attached without flags"),
-    "no cgroup": (SKB, (), {}, TypeError, "the target is a cgroup's folder"),
+    "no cgroup": (SKB, (), {}, TypeError, "a cgroup's folder, as a path or a descriptor"),
     "no cookie": (SKB, ("/",), {"cookie": 1}, ValueError, "attached without cookie"),
     "bad descriptor": (SKB, (-1,), {}, ValueError, "-1 is not a descriptor"),
     "other type": (SKB, ("/",), {"attach_type": 46}, ValueError, "BPF_CGROUP_INET_EGRESS; BPF_TCX_INGRESS was given"),
-    "no interface": (ProgType.BPF_PROG_TYPE_XDP, (), {}, TypeError, "interface's name or its index"),
+    "no interface": (ProgType.BPF_PROG_TYPE_XDP, (), {}, TypeError, "an interface, as a name or an index"),
     "index 0": (ProgType.BPF_PROG_TYPE_XDP, (0,), {}, TypeError, "its index, from 1"),
     "which way": (CLS, ("lo",), {}, ValueError, "must be one of BPF_TCX_INGRESS, BPF_TCX_EGRESS"),
 }
@@ -985,5 +923,5 @@ def test_what_a_cgroup_lacks(cgroup):
     kind = Kind("5.8", SKB, LinkType.BPF_LINK_TYPE_CGROUP, cgroup, send, result=1)
     assert attach_with(",+bpf,+net_admin", kind) == "attached\n"
     refused = attach_with(",+bpf", kind)
-    assert refused.startswith("NotPermitted BPF_CGROUP_INET_INGRESS of '")
+    assert refused.startswith("NotPermitted BPF_CGROUP_INET_INGRESS of cgroup '")
     assert "this process has no CAP_NET_ADMIN" in refused

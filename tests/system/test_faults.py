@@ -96,6 +96,10 @@ def all_that_makes_descriptors(path: str):
         ):
             return again.info().tp_name
 
+    def attached_to(prog_type, place):
+        with Program(prog_type, [mov(R0, 0), exit_()]) as p, p.attach(place) as link:
+            return link.target
+
     calls = {
         "Queue()": (lambda: opened(lambda: Queue(4, 1)) > 0, True),
         "Queue.open": (lambda: opened(lambda: Queue.open(path)), q.id),
@@ -110,6 +114,14 @@ def all_that_makes_descriptors(path: str):
             "snapshot": (q.snapshot, []),
             "Program": (program, 7),
             "attach": (attached, "sched_process_exec"),
+            "attach a uprobe": (
+                lambda: attached_to(ProgType.BPF_PROG_TYPE_KPROBE, "uprobe/libc.so.6:getppid"),
+                "uprobe libc.so.6:getppid",
+            ),
+            "attach to a tracepoint": (
+                lambda: attached_to(ProgType.BPF_PROG_TYPE_TRACEPOINT, "sched/sched_process_exec"),
+                "tracepoint 'sched/sched_process_exec'",
+            ),
             "btf=True": (lambda: opened(lambda: Queue("<I", 1, btf=True)) > 0, True),
         }
     return q, calls
