@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import rawbpf
-from rawbpf.abi import Cmd
+from rawbpf.abi import Cmd, MapType
 from rawbpf.syscall import errors
 from tests.meta.markdown import GUIDES, ROOT, blocks, run_sessions, run_shell
 
@@ -62,7 +62,8 @@ def test_the_table_of_errors():
         command = Cmd[named[1]] if named else Cmd.BPF_MAP_LOOKUP_ELEM if "push`, `peek" in cells[0] else command
         exception = re.match(r"`(\w+)`", cells[3])
         for name in re.findall(r"\bE[A-Z0-9]+\b", cells[2].partition(":")[0]):
-            error = errors.bpf_error(command, getattr(errno, name), **details)
+            about = {"about": MapType.BPF_MAP_TYPE_QUEUE} if command.name.startswith("BPF_MAP_") else {}
+            error = errors.bpf_error(command, getattr(errno, name), **about, **details)
             assert type(error) is getattr(rawbpf, exception[1]), (command, name)
             checked += 1
     assert checked > 15

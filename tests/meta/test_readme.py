@@ -104,3 +104,13 @@ def test_the_readme_leads_to_every_guide():
     """No guide is left out."""
     for guide in GUIDES:
         assert f"(rawbpf/docs/{guide.name})" in README.read_text(), guide.name
+
+
+def test_security_names_tests_that_are_there():
+    """Each test that SECURITY.md names exists."""
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"`(\w+/test_\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    for file, name in named:
+        source = (ROOT / "tests" / file).read_text()
+        assert not name or f"def {name}(" in source, (file, name)
