@@ -23,7 +23,9 @@ _LIST_ITEM = re.compile(r"(- |\d+\. )")
 
 def add_help_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `rawbpf help`."""
-    parser.add_argument("topic", nargs="?", choices=topics(), metavar="TOPIC", help="a guide; all are listed without it")
+    parser.add_argument(
+        "topic", nargs="?", choices=topics(), metavar="TOPIC", help="a guide; all are listed without it"
+    )
 
 
 def run_help(options: argparse.Namespace) -> int:
@@ -120,4 +122,6 @@ def _table(rows: list[str], width: int) -> Iterator[str]:
 
 def _inline(text: str) -> str:
     """Links as text, code without its quotes."""
-    return _LINK.sub(lambda link: link[1] if link[2].endswith(".md") else f"{link[1]} ({link[2]})", text).replace("`", "")
+    return _LINK.sub(lambda link: link[1] if link[2].endswith(".md") else f"{link[1]} ({link[2]})", text).replace(
+        "`", ""
+    )

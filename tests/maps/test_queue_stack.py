@@ -459,6 +459,12 @@ def test_map_is_the_common_class(kind):
         assert isinstance(m, Map)
 
 
+def test_map_itself_makes_none(no_calls):
+    """Map(4, 4) is a TypeError that names the classes to use, before the kernel is asked."""
+    with pytest.raises(TypeError, match=r"a Map can't be made: call Queue\(\), Stack\(\)"):
+        Map(4, 4)
+
+
 def test_fork_shares_the_map(kind):
     """Parent and child push to and pop from the same map through the inherited descriptor."""
     with kind(4, 3) as m:
