@@ -10,7 +10,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from importlib.resources import files
+from pathlib import Path
+
+from rawbpf.cli.errors import DONE
+from rawbpf.cli.output import say
+
+_FOLDER = Path(__file__).parents[1] / "docs"
 
 # Wider lines are hard to read, and narrower ones leave no room for a table's cells.
 _WIDEST, _NARROWEST = 120, 40
@@ -32,24 +37,24 @@ def run_help(options: argparse.Namespace) -> int:
     """Shows a guide, a page at a time on a terminal; without a topic, the list of guides."""
     width = max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size().columns))
     if options.topic is None:
-        print(overview(width))
+        say(overview(width))
     elif sys.stdout.isatty():
         from pydoc import pager
 
         pager(plain(guide(options.topic), width))
     else:
-        print(plain(guide(options.topic), width))
-    return 0
+        say(plain(guide(options.topic), width))
+    return DONE
 
 
 def topics() -> list[str]:
     """The names of the guides."""
-    return sorted(each.name.removesuffix(".md") for each in files("rawbpf.docs").iterdir() if each.name.endswith(".md"))
+    return sorted(each.stem for each in _FOLDER.glob("*.md"))
 
 
 def guide(topic: str) -> str:
     """A guide, as it is written."""
-    return files("rawbpf.docs").joinpath(f"{topic}.md").read_text(encoding="utf-8")
+    return (_FOLDER / f"{topic}.md").read_text(encoding="utf-8")
 
 
 def overview(width: int) -> str:
