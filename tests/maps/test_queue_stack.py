@@ -675,7 +675,7 @@ class Nested(ctypes.Structure):
 @pytest.mark.parametrize("spec", [ctypes.c_char_p, ctypes.c_wchar_p, ctypes.py_object, ctypes.c_char_p * 3, Nested])
 def test_addresses_are_no_values(no_calls, spec):
     """A ctypes type that decoding would follow into memory is refused, wherever it stands."""
-    with pytest.raises(TypeError, match="is an address in one process"):
+    with pytest.raises(TypeError, match="is an address, which means nothing in other processes"):
         Queue(spec, 4)
 
 
