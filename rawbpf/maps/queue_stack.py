@@ -333,9 +333,9 @@ class QueueOrStack(Map, Generic[T]):
     def follow(self, poll: float = POLL) -> "Follow[T]":
         """Elements as they arrive, for ever: for `for` and for `async for`.
 
-        Nothing wakes a waiter, so this asks again and again. Each pause is an eighth of the time since the last element
-        came, and at most `poll` seconds (0.05 takes less than 1 % of a CPU). Elements are taken many at once. What was
-        taken when the loop is left comes first in the next call. In `async for`, cancelling loses nothing.
+        Nothing wakes a waiter, so this asks again: each pause is an eighth of the time since the last element came, and
+        at most `poll` seconds (0.05 takes less than 1 % of a CPU). What was taken and not reached when the loop is left
+        comes first in the next call. In `async for`, cancelling loses nothing.
 
         Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
         """
