@@ -75,7 +75,7 @@ def plain(markdown: str, width: int) -> str:
     lines: list[str] = []
     for number, part in enumerate(parts):
         # What was between fences has every second place.
-        lines += textwrap.indent(part, "    ").splitlines() if number % 2 else _text(part, width)
+        lines += [*textwrap.indent(part, "    ").splitlines(), ""] if number % 2 else _text(part, width)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in lines)).strip("\n")
 
 
@@ -113,9 +113,14 @@ def _table(rows: list[str], width: int) -> Iterator[str]:
         for row in rows
         if not _RULE.match(row)
     ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    longest_words = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
     while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
+        # The widest column gives way; words are broken only where no column has room left.
+        spare = [size if size > longest else 0 for size, longest in zip(widths, longest_words, strict=True)]
+        choice = spare if any(spare) else widths
+        widths[choice.index(max(choice))] -= 1
     for number, row in enumerate(cells):
         wrapped = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
         for line in range(max(map(len, wrapped))):
