@@ -131,25 +131,25 @@ class Bulk:
 
     def drain(self, limit: int, owner: object) -> Iterator[Any]:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
-        forks = self._forks
-        while limit > 0 and self._forks == forks:
+        forks, hold = self._forks, lib.batch_hold
+        while limit > 0:
             batch = self._batch(min(limit, DRAIN_CHUNK))
             struct = batch.struct
             try:
-                values = self._chunk(batch, min(limit, DRAIN_CHUNK))
-                for position, value in enumerate(values, 1):
+                values = self._chunk(batch, limit)
+                # To count an element as handed over is the last thing before the caller has it.
+                for struct.first, value in enumerate(values, 1):
                     if self._forks != forks:
-                        return  # in a forked child they are the parent's
-                    struct.first = position  # now the caller has it
+                        break  # in a forked child they are the parent's
                     yield value
             finally:
-                lib.batch_hold(struct, struct)
-                if self._closed:
-                    self._warn_of(struct, owner)
-            limit = limit - len(values) if values else 0
+                hold(struct, struct)
+                self._warn_of(struct, owner)
+            limit = limit - len(values) if values and self._forks == forks else 0
 
     def _chunk(self, batch: Batch, limit: int) -> list[Any]:
-        """The values of up to `limit` elements, for which the batch has room; the scratch is free again."""
+        """The values of up to `limit` elements, as many as the batch is for; the scratch is free again."""
+        limit = min(limit, DRAIN_CHUNK)
         self._collect(batch, limit)
         while self._more(batch, limit):
             lib.batch_absorb(batch.struct)
@@ -157,8 +157,8 @@ class Bulk:
         return self._decoded(self._chunks(batch))
 
     def _warn_of(self, struct: "CData", owner: object) -> None:
-        # Nobody comes for them any more.
-        if left := lib.batch_left(struct):
+        """Once the map is closed, nobody comes for the elements that are left in a batch."""
+        if self._closed and (left := lib.batch_left(struct)):
             what = f"{left} elements of {owner!r} were popped and never handed over"
             warnings.warn(what, RuntimeWarning, stacklevel=3)
 
