@@ -1,7 +1,7 @@
 """The doctor: what bpf(2) does for this process here, and, where it is not permitted, why and what would permit it.
 
 It looks, and it tries: a map that lives for a moment, without a pin. It changes nothing and leaves nothing behind. What
-it says of a refusal is what a NotPermitted says in its hint: privileges.py decides both.
+it says of a refusal is what a NotPermitted says in its hint: permission.py decides both.
 """
 
 import os

@@ -15,7 +15,8 @@ import sys
 from rawbpf.abi import Cmd, door
 from rawbpf.abi.door import ffi
 from rawbpf.syscall.errors import AlreadyExists, BpfError, NotFound, NotPermitted, Unsupported, strerror
-from rawbpf.syscall.proc import Capability, is_privileged, lacking
+from rawbpf.syscall.permission import is_privileged, lacking
+from rawbpf.syscall.proc import Capability
 
 PERF_TYPE_TRACEPOINT = 2
 PERF_FLAG_FD_CLOEXEC = 8
