@@ -191,6 +191,11 @@ def __getattr__(name: str) -> Any:
     return module if _TOOLS[name].endswith(f".{name}") else getattr(module, name)
 
 
+def __dir__() -> list[str]:
+    # For completion and help(): what is imported only when it is asked for as well.
+    return sorted({*globals(), *__all__})
+
+
 # RAWBPF_SIMULATE=1 and RAWBPF_TRACE=1 do for the whole process what simulate() and trace() do for a while.
 if os.environ.get("RAWBPF_SIMULATE", "0") not in ("", "0"):
     from rawbpf.observe import simulator

@@ -774,32 +774,32 @@ void ring_fence(void);
  *
  * Source: include/uapi/linux/perf_event.h. */
 struct perf_event_attr {
-    uint32_t type;                          /*  0  2.6.31 */
-    uint32_t size;                          /*  4  2.6.31 */
-    uint64_t config;                        /*  8  2.6.31 */
+    uint32_t type;                          /*   0  2.6.31 number */
+    uint32_t size;                          /*   4  2.6.31 number */
+    uint64_t config;                        /*   8  2.6.31 hex */
     union {
-        uint64_t sample_period;             /* 16  2.6.31 */
-        uint64_t sample_freq;               /* 16  2.6.31 */
+        uint64_t sample_period;             /*  16  2.6.31 number */
+        uint64_t sample_freq;               /*  16  2.6.31 number */
     };
-    uint64_t sample_type;                   /* 24  2.6.31 */
-    uint64_t read_format;                   /* 32  2.6.31 */
-    uint64_t bits;                          /* 40  2.6.31 */
+    uint64_t sample_type;                   /*  24  2.6.31 hex */
+    uint64_t read_format;                   /*  32  2.6.31 hex */
+    uint64_t bits;                          /*  40  2.6.31 hex */
     union {
-        uint32_t wakeup_events;             /* 48  2.6.31 */
-        uint32_t wakeup_watermark;          /* 48  2.6.31 */
+        uint32_t wakeup_events;             /*  48  2.6.31 number */
+        uint32_t wakeup_watermark;          /*  48  2.6.31 number */
     };
-    uint32_t bp_type;                       /* 52  2.6.33 */
+    uint32_t bp_type;                       /*  52  2.6.33 number */
     union {
-        uint64_t bp_addr;                   /* 56  2.6.33 */
-        uint64_t config1;                   /* 56  2.6.39 */
-        uint64_t kprobe_func;               /* 56  4.17 */
-        uint64_t uprobe_path;               /* 56  4.17 */
+        uint64_t bp_addr;                   /*  56  2.6.33 hex */
+        uint64_t config1;                   /*  56  2.6.39 hex */
+        uint64_t kprobe_func;               /*  56  4.17 string */
+        uint64_t uprobe_path;               /*  56  4.17 path */
     };
     union {
-        uint64_t bp_len;                    /* 64  2.6.33 */
-        uint64_t config2;                   /* 64  2.6.39 */
-        uint64_t kprobe_addr;               /* 64  4.17 */
-        uint64_t probe_offset;              /* 64  4.17 */
+        uint64_t bp_len;                    /*  64  2.6.33 number */
+        uint64_t config2;                   /*  64  2.6.39 hex */
+        uint64_t kprobe_addr;               /*  64  4.17 hex */
+        uint64_t probe_offset;              /*  64  4.17 hex */
     };
 };
 

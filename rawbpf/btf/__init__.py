@@ -1,1 +1,1 @@
-"""BTF, the kernel's type information: read and written (types.py), and what a compiled file adds to it (ext.py)."""
+"""BTF, the kernel's type information: read, written, and what a compiled file adds to it (ext.py)."""

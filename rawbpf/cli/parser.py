@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 from rawbpf.abi.door import FFI_MODE
 from rawbpf.cli import arguments, element_commands, map_commands, object_commands, tool_commands
 from rawbpf.cli.errors import EXIT_CODES, UsageError
+from rawbpf.cli.help import add_help_arguments, run_help
 from rawbpf.version import __version__
 
 
@@ -115,6 +116,12 @@ COMMANDS = {
         "see queues and stacks at work: each call, as strace prints it",
         "rawbpf tour --step",
         (arguments.add_tour_arguments,),
+    ),
+    "help": Command(
+        run_help,
+        "show a guide: values, errors, containers and others",
+        "rawbpf help errors",
+        (add_help_arguments,),
     ),
     "completion": Command(
         tool_commands.run_completion,

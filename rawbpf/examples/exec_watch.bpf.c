@@ -1,4 +1,4 @@
-/* Every exec on the system goes into a queue: see exec_watch.py. Or, without Python of your own:
+/* Every exec on the system goes into a queue: see exec_watch.py. Without writing any Python:
  *
  *     clang -O2 -g -target bpf -I/usr/include/$(uname -m)-linux-gnu -c exec_watch.bpf.c -o exec_watch.bpf.o
  *     rawbpf run exec_watch.bpf.o --set 'real_parent_offset=offsetof(task_struct,real_parent)' \
@@ -36,7 +36,7 @@ int on_exec(struct bpf_raw_tracepoint_args *context)
 	bpf_probe_read_kernel(&event.parent, sizeof(event.parent), (void *)(parent + tgid_offset));
 	bpf_get_current_comm(event.command, sizeof(event.command));
 
-	/* Nobody drains it? The newest are worth more than the oldest. */
+	/* If nobody drains the queue, the newest events stay. */
 	bpf_map_push_elem(&queue, &event, BPF_EXIST);
 	return 0;
 }

@@ -30,7 +30,7 @@ PID, PARENT, COMMAND, POINTER = -24, -20, -16, -32
 
 
 def instructions(queue: "Queue[Any]") -> list[Item]:
-    """What clang makes of exec_watch.bpf.c, about."""
+    """About what clang makes of exec_watch.bpf.c."""
     real_parent = vmlinux().offset_of("task_struct", "real_parent")
     tgid = vmlinux().offset_of("task_struct", "tgid")
     return [

@@ -3,7 +3,7 @@
     clang -O2 -g -target bpf -I/usr/include/$(uname -m)-linux-gnu -c handoff.bpf.c -o handoff.bpf.o
     python -m rawbpf.examples.handoff handoff.bpf.o
 
-Python only turns the handle, and looks at what is left. Needs CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN).
+Python only runs the two programs, and looks at what is left. Needs CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN).
 """
 
 import argparse

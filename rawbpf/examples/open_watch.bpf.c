@@ -1,4 +1,4 @@
-/* Every file that a process opens goes into a queue: see open_watch.py. Or, without Python of your own:
+/* Every file that a process opens goes into a queue: see open_watch.py. Without writing any Python:
  *
  *     clang -O2 -g -target bpf -I/usr/include/$(uname -m)-linux-gnu -c open_watch.bpf.c -o open_watch.bpf.o
  *     rawbpf run open_watch.bpf.o
@@ -9,8 +9,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
-/* Of the kernel's types only what is read here. Where the members really are, the kernel fills in when it loads the
- * program (CO-RE, Linux 5.17): `preserve_access_index` asks for that. */
+/* Only the members that are read here are declared. `preserve_access_index` makes the kernel fill in where they really
+ * are when it loads the program (CO-RE, Linux 5.17). */
 struct task_struct {
 	struct task_struct *real_parent;
 	int tgid;
@@ -51,7 +51,7 @@ int on_open(struct trace_event_raw_sys_enter *context)
 	bpf_get_current_comm(event.command, sizeof(event.command));
 	bpf_probe_read_user_str(event.path, sizeof(event.path), (void *)context->args[1]);
 
-	/* Nobody drains it? The newest are worth more than the oldest. */
+	/* If nobody drains the queue, the newest events stay. */
 	bpf_map_push_elem(&queue, &event, BPF_EXIST);
 	return 0;
 }

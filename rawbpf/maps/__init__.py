@@ -1,1 +1,1 @@
-"""Queue and Stack, many elements at once, what a map holds, waiting, and sharing."""
+"""Queue and Stack, maps with keys, the ring buffer; many elements at once, what a map holds, waiting, sharing."""

@@ -12,7 +12,7 @@ _MNT_DETACH = 2
 
 
 def mounts() -> list[str]:
-    """Where a bpffs is mounted, as this process sees it; empty if nowhere or /proc does not tell."""
+    """Where a bpffs is mounted, as this process sees it; empty if none is mounted or /proc can't be read."""
     if door.simulated is not None:
         return [door.simulated.bpffs]
     return [path for path, _ in _mounts()]
@@ -55,14 +55,14 @@ def _unescaped(path: bytes) -> str:
 
 @contextmanager
 def mounted() -> Iterator[str]:
-    """Mounts a bpffs in a new temporary folder and takes both away at the end. OSError (EPERM) without CAP_SYS_ADMIN.
+    """Mounts a bpffs in a new temporary folder, and removes both at the end. OSError (EPERM) without CAP_SYS_ADMIN.
 
     >>> with mounted() as folder:
     ...     os.path.isdir(folder)
     True
     """
     if door.simulated is not None:
-        # The simulated kernel's own is a folder already.
+        # The bpffs of the simulated kernel is a plain folder already.
         with tempfile.TemporaryDirectory(prefix="rawbpf-", dir=door.simulated.bpffs) as folder:
             yield folder
         return
@@ -75,7 +75,7 @@ def mounted() -> Iterator[str]:
 
 
 def _libc(name: str, *arguments: bytes | int | None) -> None:
-    # The doctor only looks, also where Python has no ctypes.
+    # Imported here: the doctor, which mounts nothing, also runs on a Python without ctypes.
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -67,6 +67,10 @@ class Map(Descriptor):
     _info: MapInfo
     _map: "CData"
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        kind = type(self).__name__
+        raise TypeError(f"a {kind} can't be made: call Queue(), Stack() or another subclass; open_map() opens a map")
+
     # Ways to get one that is there already
 
     @classmethod

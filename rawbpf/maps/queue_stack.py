@@ -145,7 +145,7 @@ class QueueOrStack(Map, Generic[T]):
             NotFound: Nothing is pinned there.
             NotPermitted: The file's mode does not allow the access, or the file is no pin (EACCES).
             TypeError: The pin is of something else: the other map type, a program.
-            ValueError: `value` has not the map's value_size, or is BTF and the map carries none.
+            ValueError: `value` has another size than the map's values, or is BTF and the map carries none.
         """
         return cls._open(path, value, access=access)
 
@@ -333,9 +333,9 @@ class QueueOrStack(Map, Generic[T]):
     def follow(self, poll: float = POLL) -> "Follow[T]":
         """Elements as they arrive, for ever: for `for` and for `async for`.
 
-        Nothing wakes a waiter, so this asks again and again: after an eighth of the time that nothing came, but no
-        later than `poll` seconds (0.05: below 1 % of a CPU). Elements are taken many at once. What was taken when the
-        loop is left comes first in the next call, here or in pop(). In `async for`, cancelling loses nothing.
+        Nothing wakes a waiter, so this asks again: each pause is an eighth of the time since the last element came, and
+        at most `poll` seconds (0.05 takes less than 1 % of a CPU). What was taken and not reached when the loop is left
+        comes first in the next call. In `async for`, cancelling loses nothing.
 
         Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
         """

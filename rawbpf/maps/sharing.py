@@ -13,7 +13,7 @@ from rawbpf.maps.opening import map_from_fd
 from rawbpf.maps.queue_stack import QueueOrStack
 from rawbpf.values.codecs import OpenSpec
 
-# Goes with the descriptor: a stream socket carries none without a byte.
+# Sent along with the descriptor: a stream socket carries a descriptor only together with at least one byte.
 _MARK = b"m"
 
 _INT = struct.Struct("i")
@@ -44,8 +44,8 @@ def recv_map(sock: socket.socket, value: "OpenSpec" = None) -> Any:
 
     `value` is as in Queue.open(): the sender's codec does not travel.
 
-    Raises EOFError if the other end is closed, ValueError if what came is no single descriptor or `value` has not the
-    map's size, TypeError if it is no queue and no stack.
+    Raises EOFError if the other end is closed, ValueError if not exactly one descriptor came or `value` does not have
+    the map's size, TypeError if it is no queue and no stack.
 
     >>> import socket
     >>> here, there = socket.socketpair()

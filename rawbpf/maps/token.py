@@ -1,8 +1,8 @@
-"""BPF tokens: what an unprivileged container may do with bpf(2), delegated by who mounted its bpffs. Linux 6.9.
+"""BPF tokens: what an unprivileged container may do with bpf(2), delegated by whoever mounted its bpffs. Linux 6.9.
 
-In a user namespace no capability reaches bpf(2). But a bpffs that belongs to the namespace, which a process outside
-mounted with delegate_cmds, delegate_maps and the like, yields a token, and with it and CAP_BPF in the namespace a map
-can be made: Queue(..., token=token). What a token does not delegate the kernel refuses as if there were none.
+In a user namespace no capability reaches bpf(2). But a token can be had from a bpffs that belongs to the namespace and
+that a process outside mounted with delegate_cmds, delegate_maps and the like. With the token and CAP_BPF in the
+namespace a map can be made: Queue(..., token=token). What the token does not delegate is refused as without a token.
 
 Source: kernel/bpf/token.c.
 """
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class Token(Descriptor):
-    """A BPF token. Holds one descriptor; close it or use `with`. A map that was made with it does not need it any more.
+    """A BPF token. Holds one descriptor; close it or use `with`. A map that was made with it no longer
+    needs it.
 
     with Token.open("/sys/fs/bpf") as token:
         q = Queue(8, 128, token=token)
 
-    In the initial user namespace there are none:
+    In the initial user namespace there are no tokens:
 
     >>> from rawbpf.maps import bpffs
     >>> with bpffs.mounted() as folder:

@@ -1,8 +1,8 @@
 """Following a map: its elements as they arrive, for `for` and for `async for`.
 
 The kernel offers nothing to wait for: poll(2) on a map reports an error at once, empty or not. So waiting is asking
-again, with pauses that grow with the time nothing came: an eighth of it, up to `poll`. Who waits 8 ms for an element
-gets it within 1 ms; who waits all night costs 20 calls a second.
+again. Each pause is an eighth of the time since the last element came, and at most `poll`. A consumer that has waited
+8 ms gets the next element within about 1 ms; one that waits all night costs 20 calls a second.
 """
 
 import time
@@ -19,7 +19,7 @@ _SHARE = 8
 
 
 class BackOff:
-    """How long to pause before asking again, in seconds; `longest` is the most."""
+    """How long to pause before asking again, in seconds, `longest` at most."""
 
     def __init__(self, longest: float = POLL) -> None:
         if not longest > 0:
@@ -40,7 +40,7 @@ class Follow(Generic[T]):
     """What Map.follow() returns: iterate over it with `for` or with `async for`.
 
     Both take elements with drain(), so what was taken and not reached comes first in the map's next pop when the loop
-    is left. Between taking an element and handing it over no call is made, so no signal handler can come between.
+    is left.
     """
 
     def __init__(self, drain: Callable[[], Iterator[T]], poll: float) -> None:
@@ -65,7 +65,7 @@ class Follow(Generic[T]):
 
 
 class _Arriving(Generic[T]):
-    """One `async for`: it goes when the loop is left, and with it the drain that is under way."""
+    """One `async for`. It is freed when the loop is left, and with it the drain that is under way."""
 
     def __init__(self, drain: Callable[[], Iterator[T]], poll: float) -> None:
         self._drain = drain
@@ -85,7 +85,7 @@ class _Arriving(Generic[T]):
                 return value
             if self._came:
                 self._back_off.arrived()
-                # Others get their turn, also when elements never end.
+                # Other tasks get their turn, even if elements never stop arriving.
                 await sleep(0)
             else:
                 await sleep(self._back_off.pause())

@@ -34,7 +34,7 @@ from rawbpf.programs.targets import (
 )
 from rawbpf.syscall import StrPath
 from rawbpf.syscall.descriptor import HasFileno, fileno_of
-from rawbpf.syscall.errors import AlreadyExists, BpfError, Unsupported, bpf_error
+from rawbpf.syscall.errors import AlreadyExists, Unsupported, bpf_error
 from rawbpf.syscall.perf_event import perf_event_enable, perf_event_set_bpf
 from rawbpf.syscall.proc import kernel_version
 
@@ -127,7 +127,7 @@ def _raw_tracepoint(request: _Request, name: str | None, where: str) -> Link:
     """BPF_RAW_TRACEPOINT_OPEN."""
     link = Link.__new__(Link)
     link.target = where
-    link._fd = syscall.raw_tracepoint_open(name, request.program.fileno(), request.cookie)
+    link._fd = syscall.raw_tracepoint_open(name, request.program.fileno(), request.cookie, where=where)
     return link
 
 
@@ -147,33 +147,12 @@ def _to_what_it_was_loaded_for(request: _Request) -> Link:
     where = f"{kind} {program.attach_to!r}" if program.attach_to else f"the {kind} that it was loaded for"
     # Both commands serve it. A function's cookie only LINK_CREATE takes (5.19); that of a tracepoint it forgot until
     # 6.10, when RAW_TRACEPOINT_OPEN, which refused it before, learned it as well.
-    try:
-        if not request.cookie or request.attach_type == AttachType.BPF_TRACE_RAW_TP:
-            return _raw_tracepoint(request, None, where)
-        return _link(request, 0, where, tracing={"cookie": request.cookie})
-    except AlreadyExists as error:
-        raise _busy_function(error, program, where) from None
+    if not request.cookie or request.attach_type == AttachType.BPF_TRACE_RAW_TP:
+        return _raw_tracepoint(request, None, where)
+    return _link(request, 0, where, tracing={"cookie": request.cookie})
 
 
 _LOADED_FOR = {AttachType.BPF_TRACE_RAW_TP: "tracepoint", AttachType.BPF_LSM_MAC: "LSM hook"}
-
-
-def _busy_function(error: AlreadyExists, program: Attachable, where: str) -> BpfError:
-    """EBUSY has two causes: the program is attached already, or the kernel can't put a call into the function."""
-    from rawbpf.programs.tracefs import is_traceable
-
-    assert error.errno is not None
-    traceable = is_traceable(program.attach_to) if program.attach_to else None
-    cannot = "the kernel can't patch it: it was compiled without ftrace's place for a call"
-    if traceable is False:
-        return Unsupported(error.errno, f"{where}: {cannot}", error.cmd, "choose a function that calls it, or a kprobe")
-    return _twice(error, where, "" if traceable else f", or {cannot}")
-
-
-def _twice(error: AlreadyExists, where: str, more: str = "") -> AlreadyExists:
-    assert error.errno is not None
-    what = f"{where}: this program is attached there already{more}"
-    return AlreadyExists(error.errno, what, error.cmd, "load the program again to attach it twice")
 
 
 def _to_iterator(request: _Request) -> Link:
@@ -248,11 +227,14 @@ def _descriptor_of(target: Target) -> int:
 def _opened(target: Target, flags: int, what: str) -> Iterator[tuple[int, str]]:
     """The target's descriptor, and what to call it in errors; what is given as a path is open for so long."""
     if isinstance(target, (str, bytes, os.PathLike)):
-        fd = os.open(target, flags | os.O_CLOEXEC)
+        fd = -1
         try:
+            # Unpacking makes the call: no signal handler can raise between that and the assignment.
+            (fd,) = map(os.open, (target,), (flags | os.O_CLOEXEC,))
             yield fd, f"{what} {os.fsdecode(target)!r}"
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
     else:
         fd = _descriptor_of(target)
         yield fd, f"{what} of descriptor {fd}"
@@ -329,7 +311,9 @@ def _to_perf_event(request: _Request, open_event: Callable[[], int], where: str)
         try:
             link = _link(to_event, event.fileno(), where, perf_event={"bpf_cookie": request.cookie})
         except AlreadyExists as error:
-            raise _twice(error, where) from None
+            # Of all perf events of a tracepoint one may have this program.
+            what = f"{where}: this program is attached there already"
+            raise AlreadyExists(errno.EEXIST, what, error.cmd, "load the program again to attach it twice") from None
         try:
             perf_event_enable(event.fileno(), where)
             event.close()

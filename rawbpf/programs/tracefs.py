@@ -9,7 +9,7 @@ Sources: Documentation/trace/ftrace.rst, fs/namespace.c, fs/fsopen.c.
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -54,13 +54,6 @@ def traceable_functions(pattern: str) -> list[str]:
     return sorted({name for name in names if fnmatchcase(name, pattern) and not name.startswith("__ftrace_invalid_")})
 
 
-def is_traceable(function: str) -> bool | None:
-    """Whether the kernel lists this function among those that can be traced; None if it does not tell."""
-    with suppress(OSError):
-        return bool(traceable_functions(function.replace("[", "[[]")))
-    return None
-
-
 def _read(path: str) -> str:
     with open(path) as file:
         return file.read()
@@ -84,13 +77,16 @@ def _root() -> Iterator[str]:
         _check(context, ctypes.get_errno())
         result = syscall(_NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         _check(result, ctypes.get_errno())
-        (root,) = map(partial.__call__, (partial(syscall, _NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0),))
-        _check(root, ctypes.get_errno())
-        yield f"/proc/self/fd/{root}"
+        try:
+            (root,) = map(partial.__call__, (partial(syscall, _NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0),))
+            _check(root, ctypes.get_errno())
+            yield f"/proc/self/fd/{root}"
+        finally:
+            if root >= 0:
+                os.close(root)
     finally:
-        for fd in (context, root):
-            if fd >= 0:
-                os.close(fd)
+        if context >= 0:
+            os.close(context)
 
 
 def _check(result: int, error: int) -> None:

@@ -6,6 +6,7 @@ Sources: bpf(2), kernel/bpf/syscall.c.
 import errno
 import operator
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from rawbpf.abi import Cmd
@@ -28,11 +29,35 @@ def bpf_attr(**fields: Any) -> "CData":
 
     Pointers are given as integers: see pointer(). A command's own struct goes by its name in the kernel's union.
 
+    Raises TypeError for a field that does not exist, OverflowError for a number that does not fit its field.
+
     >>> attr = bpf_attr(map_type=MapType.BPF_MAP_TYPE_STACK, value_size=8, max_entries=4)
     >>> attr.map_type, attr.key_size
     (23, 0)
+    >>> bpf_attr(mapfd=3)
+    Traceback (most recent call last):
+        ...
+    TypeError: union bpf_attr has no field 'mapfd': did you mean 'map_fd'?
     """
-    return ffi.new("union bpf_attr *", fields)
+    try:
+        return ffi.new("union bpf_attr *", fields)
+    except KeyError:
+        _check_fields("union bpf_attr", ffi.typeof("union bpf_attr"), fields)
+        raise
+
+
+def _check_fields(where: str, ctype: Any, given: Mapping[str, Any]) -> None:
+    """Raises TypeError for the first name that is no field of the C type, or of a struct in it."""
+    # A module of some size, for errors alone.
+    import difflib
+
+    known = {name: field.type for name, field in ctype.fields}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(f"{where} has no field {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+        if isinstance(value, Mapping):
+            _check_fields(f"{where}, {name},", known[name], value)
 
 
 def pointer(buffer: "Buffer") -> int:

@@ -10,7 +10,7 @@ import os
 import queue
 from typing import Any
 
-from rawbpf.abi import ENOTSUPP, Cmd, MapType
+from rawbpf.abi import ENOTSUPP, Cmd, MapType, door
 from rawbpf.abi.door import raise_hook_failure
 from rawbpf.syscall import meanings, permission
 from rawbpf.syscall.permission import Cause
@@ -201,6 +201,8 @@ def bpf_error(
         meaning = meanings.Meaning(
             "Unsupported", "{subject}: " + f"{cmd.name} came with Linux {cmd.since}, this is {running}"
         )
+    if error == errno.EOPNOTSUPP and door.simulated is not None:
+        meaning, hint = meanings.Meaning("Unsupported", meaning.what), door.simulated.limits
     details.setdefault("subject", "bpf(2)")
     if "max_entries" in details:
         details["entries"] = f"{details['max_entries']} {'entry' if details['max_entries'] == 1 else 'entries'}"

@@ -12,11 +12,12 @@ from rawbpf.syscall.proc import proc_fields
 from rawbpf.syscall.rules import check_fd, u32
 
 
-def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
+def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0, *, where: str = "") -> int:
     """BPF_RAW_TRACEPOINT_OPEN: attaches a program, returns the link's descriptor (before 5.7 one that is no link).
 
     `name` is the tracepoint's without its category ("sched_process_exec"); None for a program of type TRACING or LSM,
-    which knows its place since it was loaded. The program reads `cookie` with bpf_get_attach_cookie() (Linux 6.10).
+    which knows its place since it was loaded; `where` names that in errors. The program reads `cookie` with
+    bpf_get_attach_cookie() (Linux 6.10).
 
     Raises NotFound (ENOENT: no such tracepoint; before 5.13 also for a TRACING program that was attached before),
     AlreadyExists (EBUSY: this TRACING program is attached), NotPermitted,
@@ -35,7 +36,7 @@ def raw_tracepoint_open(name: str | None, prog_fd: int, cookie: int = 0) -> int:
     )
     result = open_descriptor(Cmd.BPF_RAW_TRACEPOINT_OPEN, attr)
     if result < 0:
-        place = "the function that the program was loaded for" if name is None else f"raw tracepoint {name!r}"
+        place = f"raw tracepoint {name!r}" if name else where or "the function that the program was loaded for"
         about = None if name is not None else _what_busy_means(AttachType.BPF_TRACE_FENTRY, -result, prog_fd)
         raise bpf_error(Cmd.BPF_RAW_TRACEPOINT_OPEN, -result, about=about, subject=place)
     return result

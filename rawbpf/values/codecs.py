@@ -63,20 +63,20 @@ class ByBtf:
         return "BTF"
 
 
-# As the value of a map that is opened: what the map itself says its values are.
+# In place of a value specification, for a map that is opened: its values are what the map itself says.
 BTF = ByBtf()
 
 # A number of bytes, a struct format, a ctypes type, a codec.
 ValueSpec: TypeAlias = "int | str | struct.Struct | type[ctypes._CData] | Codec[Any]"
 
-# For a map that is there it may also be BTF, or None for bytes of the map's value_size.
+# To open an existing map it may also be BTF, or None for bytes of the map's value_size.
 OpenSpec: TypeAlias = "ValueSpec | ByBtf | None"
 
 
 class OwnCodec:
     """rawbpf's own codecs, whose encode() makes `size` bytes or raises: they need no CheckedCodec around them.
 
-    A codec that knows a way with many values that is faster than one by one has encode_all() and decode_all().
+    A codec that can encode and decode many values faster than one by one has encode_all() and decode_all().
     """
 
 
@@ -93,7 +93,7 @@ class RawBytes(OwnCodec):
         return data
 
     def encode_all(self, values: list[Any]) -> bytes:
-        # What is bytes of the right length already needs no encode().
+        # Bytes of the right length need no encode().
         if set(map(type, values)) <= {bytes} and set(map(len, values)) <= {self.size}:
             return b"".join(values)
         return b"".join(map(self.encode, values))
@@ -114,7 +114,7 @@ class RawBytes(OwnCodec):
 
 
 def _bytes_of(value: "Buffer", size: int) -> bytes:
-    # bytes(5) would be five zero bytes: only what has a buffer may pass.
+    # bytes(5) would be five zero bytes: only objects with a buffer are accepted.
     try:
         data = memoryview(value).tobytes()
     except TypeError:
@@ -146,7 +146,7 @@ class StructFormat(OwnCodec):
         fields = (value,) if self._scalar else value
         try:
             data = self._struct.pack(*fields)
-            # The struct module cuts bytes to their size without a word.
+            # The struct module silently cuts bytes to their size.
             for index, longest in self._texts:
                 if len(fields[index]) > longest:
                     raise ValueError(f"{fields[index]!r} has more than {longest} bytes: struct format {self.format!r}")
@@ -159,7 +159,7 @@ class StructFormat(OwnCodec):
         return values[0] if self._scalar else values
 
     def encode_all(self, values: list[Any]) -> bytes:
-        # encode() looks at each that has bytes, and says which is something else or does not fit.
+        # Formats with bytes in them go through encode(), value by value: it finds the one that does not fit.
         if not self._texts:
             with suppress(struct.error, OverflowError):
                 if self._scalar:
@@ -242,7 +242,7 @@ class CtypesType(OwnCodec):
         return _bytes_of(value, self.size)
 
     def _wrap(self, value: Any) -> Any:
-        # ctypes cuts an integer to its size without a word.
+        # ctypes silently cuts an integer to its size.
         wrapped = self.ctype(value)
         # A pointer of 0 has the value None.
         if isinstance(value, int) and (wrapped.value or 0) != value:
@@ -263,11 +263,11 @@ class CtypesType(OwnCodec):
 
 
 def _refuse_addresses(ctype: Any) -> None:
-    """Strings and objects are addresses in ctypes, which decoding would follow: into another process's memory."""
+    """Refuses strings and objects: in ctypes they are addresses, valid only in the process that pushed them."""
     import ctypes
 
     if issubclass(ctype, (ctypes.c_char_p, ctypes.c_wchar_p, ctypes.py_object)):
-        raise TypeError(f"{ctype.__name__} is an address in one process, no value for a map: use c_char * n")
+        raise TypeError(f"{ctype.__name__} is an address, which means nothing in other processes: use c_char * n")
     if issubclass(ctype, ctypes.Array):
         _refuse_addresses(ctype._type_)
     for owner in ctype.__mro__:
@@ -276,7 +276,7 @@ def _refuse_addresses(ctype: Any) -> None:
 
 
 class CheckedCodec(OwnCodec):
-    """A codec of the user's own, whose encode() can't reach the kernel with a buffer of another size."""
+    """A user's own codec, with a check that encode() returns exactly `size` bytes."""
 
     def __init__(self, codec: Codec[Any]) -> None:
         self._codec = codec
@@ -293,11 +293,12 @@ class CheckedCodec(OwnCodec):
 def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
     """The codec that a value specification stands for.
 
-    Raises TypeError for what is none of them, ValueError for a size or struct format that no value can have.
+    Raises TypeError for anything that is no value specification, ValueError for a size or struct format that no value
+    can have.
     """
     if isinstance(spec, ByBtf):
-        raise TypeError("rawbpf.BTF is for maps that are there: a new one has no BTF yet (see btf=True)")
-    # Not isinstance(): what a subclass of one encodes is checked, as any codec of the user's own.
+        raise TypeError("rawbpf.BTF is for existing maps: a new one has no BTF yet (see btf=True)")
+    # Not isinstance(): what a subclass encodes is checked, as a user's own codec is.
     if OwnCodec in type(spec).__bases__:
         return cast("Codec[Any]", spec)
     if isinstance(spec, int) and not isinstance(spec, bool):
@@ -318,15 +319,15 @@ def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
 
 # Many values at once
 
-# Items of a buffer that are no data but addresses in this process: O of numpy and structured dtypes, and of ctypes P
-# (void *), z and Z (strings), & (pointers) and X (functions). Names of members stand between colons.
+# Formats of buffer items that are addresses in this process and no data: numpy's O; ctypes' P (void *), z and Z
+# (strings), & (pointers) and X (functions). Names of members stand between colons.
 _NAMES = re.compile(r":[^:]*:")
 _ADDRESSES = re.compile("[OPzZ&X]")
 
 
 def bytes_view(buffer: "Buffer") -> memoryview:
-    """The bytes of a contiguous buffer. Raises TypeError for one whose items are addresses of Python objects or of
-    anything else: no other process could follow them, and to write over them would crash this one."""
+    """The bytes of a contiguous buffer. Raises TypeError for one whose items are addresses: no other process could
+    follow them, and writing over them would crash this one."""
     view = memoryview(buffer)
     if found := _ADDRESSES.search(_NAMES.sub("", view.format)):
         raise TypeError(f"the buffer holds addresses (format {view.format!r} has {found[0]!r}), no values")
@@ -336,12 +337,12 @@ def bytes_view(buffer: "Buffer") -> memoryview:
 
 
 def decode_many(codec: Codec[Any], chunks: "Iterable[bytes | memoryview]") -> list[Any]:
-    """The values in chunks of raw elements. A codec that has a faster way than one by one has decode_all(data, values),
-    which appends the values to a list: copying a list of them costs as much as a quarter of the decoding."""
+    """The values in chunks of raw elements. A codec may have decode_all(data, values), which is faster than one by
+    one. It appends to a list, because copying a list of values costs a quarter of the time that decoding takes."""
     decode_all = getattr(codec, "decode_all", None)
     values: list[Any] = []
     for chunk in chunks:
-        # A single value, as the first one is, costs less by itself.
+        # For a single value decode() is faster.
         if decode_all is not None and len(chunk) > codec.size:
             decode_all(chunk, values)
         else:
@@ -351,8 +352,8 @@ def decode_many(codec: Codec[Any], chunks: "Iterable[bytes | memoryview]") -> li
 
 
 def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | memoryview:
-    """The raw bytes of many values: of an iterable each encoded, of a contiguous buffer as they are. A codec that has a
-    faster way than one by one has encode_all().
+    """The raw bytes of many values: an iterable's values are encoded, a contiguous buffer is taken as it is. A codec
+    may have encode_all(), which is faster than one by one.
 
     Raises ValueError for a buffer that is not a whole number of values, and what encode() raises.
     """

@@ -7,6 +7,9 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import pydoc
+import re
+import rlcompleter
 from contextlib import nullcontext
 
 import pytest
@@ -65,9 +68,24 @@ def test_every_public_name_has_an_example(name: str) -> None:
         assert ">>> " in text, name
 
 
-@pytest.mark.parametrize("kind", ["Queue", "Program", "Link", "ObjectFile", "Token"])
+@pytest.mark.parametrize(
+    "kind",
+    ["Queue", "Hash", "PerCpuArray", "LpmTrie", "ArrayOfMaps", "RingBuffer", "Program", "Link", "ObjectFile", "Token"],
+)
 def test_every_method_is_explained(kind: str) -> None:
     """Every public method and property says what it does."""
     for name, member in inspect.getmembers(getattr(rawbpf, kind)):
-        if not name.startswith("_") and name not in ("map_type",):
+        if not name.startswith("_") and name not in ("map_type", "map_types", "spec_names", "value_bytes"):
             assert inspect.getdoc(member), f"{kind}.{name}"
+
+
+def test_every_public_name_is_seen():
+    """dir(), help() and completion show all public names, also those that are imported only when asked for."""
+    assert set(rawbpf.__all__) <= set(dir(rawbpf))
+    text = pydoc.plain(pydoc.render_doc(rawbpf))
+    completer = rlcompleter.Completer({"rawbpf": rawbpf})
+    completed = {word.rstrip("()").removeprefix("rawbpf.") for word in completer.attr_matches("rawbpf.")}
+    for name in rawbpf.__all__:
+        if name != "__version__":
+            assert re.search(rf"\b{name}\b", text), name
+            assert name in completed, name

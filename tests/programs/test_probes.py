@@ -666,6 +666,8 @@ class Interrupted(Exception):
 
 @needs_3_11
 @pytest.mark.linux("5.8")
+# A handler may also raise in a __del__, where nobody can catch it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ["uprobe", "tracepoint"])
 def test_a_handler_that_raises_anywhere(name):
     """Whenever a signal handler raises while a program is attached or detached, no descriptor stays open."""

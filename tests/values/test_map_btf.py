@@ -313,7 +313,7 @@ def is_kernels(btf_id: int) -> bool:
 
 def test_btf_is_for_maps_that_are_there(no_calls):
     """A new map can't be given rawbpf.BTF as its value."""
-    with pytest.raises(TypeError, match="is for maps that are there"):
+    with pytest.raises(TypeError, match="is for existing maps"):
         Queue(BTF, 4)
     assert repr(BTF) == "rawbpf.BTF"
 
