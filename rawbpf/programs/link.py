@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NoReturn
 from rawbpf import syscall
 from rawbpf.abi import AttachType, Cmd
 from rawbpf.syscall import LinkInfo, StrPath
+from rawbpf.syscall.attach import prog_attach, prog_detach
 from rawbpf.syscall.descriptor import Descriptor, HasFileno
 from rawbpf.syscall.errors import NotFound, Unsupported
 from rawbpf.syscall.proc import proc_fields
-from rawbpf.syscall.prog_attach import prog_attach, prog_detach
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -44,6 +44,7 @@ from rawbpf.syscall.rules import (
 )
 
 if TYPE_CHECKING:
+    from rawbpf.syscall.attach import ProgQuery, prog_attach, prog_detach, prog_query
     from rawbpf.syscall.batch import (
         Batch,
         map_delete_batch,
@@ -74,7 +75,6 @@ if TYPE_CHECKING:
         prog_test_run,
         task_fd_query,
     )
-    from rawbpf.syscall.prog_attach import ProgQuery, prog_attach, prog_detach, prog_query
     from rawbpf.syscall.token import token_create
 
 __all__ = [
@@ -153,7 +153,7 @@ __all__ = [
 
 _LATER = {
     "Batch": "batch",
-    "ProgQuery": "prog_attach",
+    "ProgQuery": "attach",
     "RunResult": "prog",
     "TaskFd": "prog",
     "enable_stats": "prog",
@@ -169,13 +169,13 @@ _LATER = {
     "map_lookup_batch": "batch",
     "map_update_batch": "batch",
     "prog_assoc_struct_ops": "prog",
-    "prog_attach": "prog_attach",
+    "prog_attach": "attach",
     "prog_bind_map": "prog",
-    "prog_detach": "prog_attach",
+    "prog_detach": "attach",
     "prog_get_fd_by_id": "prog",
     "prog_get_next_id": "prog",
     "prog_load": "prog",
-    "prog_query": "prog_attach",
+    "prog_query": "attach",
     "prog_stream_read_by_fd": "prog",
     "prog_test_run": "prog",
     "raw_tracepoint_open": "link",

@@ -90,7 +90,7 @@ def test_a_hard_limit_too_low_is_said(start):
 
 
 def test_an_infinite_limit_is_not_the_reason(start):
-    """Where the limit is infinite and the kernel still refuses, the hint is left to privileges.py."""
+    """Where the limit is infinite and the kernel still refuses, the hint is left to permission.py."""
     process = start(resource.RLIM_INFINITY)
     process.create = lambda: -errno.EPERM
     assert memlock.retry(-errno.EPERM, process.create) == (-errno.EPERM, "")

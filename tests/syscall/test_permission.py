@@ -123,7 +123,7 @@ except rawbpf.NotPermitted as e:
 
 def run(code: str, **options) -> list[str]:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
-    assert result.stderr == ""
+    assert (result.returncode, result.stderr) == (0, "")
     return result.stdout.splitlines()
 
 
@@ -171,10 +171,12 @@ def test_a_descriptor_in_unprivileged_hands(kind):
         m.push(b"abcd")
         calls = f"""
 fd = {m.fileno()}
+# The attr has its address alone: it must live as long as the calls.
+value = bytearray(4)
 answer(lambda: syscall.obj_get_info_by_fd(fd))
-answer(lambda: rawbpf.bpf(2, rawbpf.bpf_attr(map_fd=fd, value=rawbpf.pointer(bytearray(4))), 32))
-answer(lambda: rawbpf.bpf(1, rawbpf.bpf_attr(map_fd=fd, value=rawbpf.pointer(bytearray(4))), 32))
-answer(lambda: rawbpf.bpf(21, rawbpf.bpf_attr(map_fd=fd, value=rawbpf.pointer(bytearray(4))), 32))
+answer(lambda: rawbpf.bpf(2, rawbpf.bpf_attr(map_fd=fd, value=rawbpf.pointer(value)), 32))
+answer(lambda: rawbpf.bpf(1, rawbpf.bpf_attr(map_fd=fd, value=rawbpf.pointer(value)), 32))
+answer(lambda: rawbpf.bpf(21, rawbpf.bpf_attr(map_fd=fd, value=rawbpf.pointer(value)), 32))
 """
         lines = run(AS_NOBODY + calls, pass_fds=[m.fileno()])
         for line in lines:
