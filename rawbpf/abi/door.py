@@ -81,10 +81,18 @@ Hook = Callable[[int, "CData", int], int]
 
 
 class Simulated(Protocol):
-    """A kernel that is not there: what it answers to bpf(2), what its /proc says, where its bpffs is mounted."""
+    """A kernel that is not there: what it answers to bpf(2), what its /proc says, where its bpffs is mounted.
+
+    It runs no programs. What the library finds out with one it asks here: how many elements the map of a descriptor
+    has, and which, in pop order. `limits` says what it does not do, for the errors of that.
+    """
+
+    limits: str
 
     def bpf(self, cmd: int, attr: "CData", size: int) -> int: ...
     def proc(self, path: str) -> str | None: ...
+    def qsize(self, fd: int) -> int: ...
+    def snapshot(self, fd: int) -> list[bytes]: ...
     @property
     def bpffs(self) -> str: ...
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, lib, new_batch, raise_hook_failure
-from rawbpf.syscall.errors import bpf_error
 from rawbpf.values.codecs import Codec, RawBytes, bytes_view, decode_many, encode_many
 
 if TYPE_CHECKING:
@@ -66,6 +65,15 @@ class Batch:
         self.capacity = capacity
         self.first = self.data[: m.value_size]
         self.lender: InKernel | None = None
+
+
+class _Hand:
+    """What a call has in its hands: a batch, and where that was too small the one before, until it is empty."""
+
+    __slots__ = ("batch", "older")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = self.older = batch
 
 
 class Bulk:
@@ -124,17 +132,11 @@ class Bulk:
     def drain(self, limit: int, owner: object) -> Iterator[Any]:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         forks = self._forks
-        while limit > 0:
-            want = min(limit, DRAIN_CHUNK)
-            batch = self._batch(want)
+        while limit > 0 and self._forks == forks:
+            batch = self._batch(min(limit, DRAIN_CHUNK))
             struct = batch.struct
             try:
-                # There is room for all of them: the scratch is free again before the first is handed over.
-                self._collect(batch, want)
-                while self._more(batch, want):
-                    lib.batch_absorb(struct)
-                lib.batch_absorb(struct)
-                values = self._decoded(self._chunks(batch))
+                values = self._chunk(batch, min(limit, DRAIN_CHUNK))
                 for position, value in enumerate(values, 1):
                     if self._forks != forks:
                         return  # in a forked child they are the parent's
@@ -142,13 +144,23 @@ class Bulk:
                     yield value
             finally:
                 lib.batch_hold(struct, struct)
-                # Nobody comes for them any more.
-                if self._closed and (left := lib.batch_left(struct)):
-                    what = f"{left} elements of {owner!r} were popped and never handed over"
-                    warnings.warn(what, RuntimeWarning, stacklevel=2)
-            if not values:
-                return
-            limit -= len(values)
+                if self._closed:
+                    self._warn_of(struct, owner)
+            limit = limit - len(values) if values else 0
+
+    def _chunk(self, batch: Batch, limit: int) -> list[Any]:
+        """The values of up to `limit` elements, for which the batch has room; the scratch is free again."""
+        self._collect(batch, limit)
+        while self._more(batch, limit):
+            lib.batch_absorb(batch.struct)
+        lib.batch_absorb(batch.struct)
+        return self._decoded(self._chunks(batch))
+
+    def _warn_of(self, struct: "CData", owner: object) -> None:
+        # Nobody comes for them any more.
+        if left := lib.batch_left(struct):
+            what = f"{left} elements of {owner!r} were popped and never handed over"
+            warnings.warn(what, RuntimeWarning, stacklevel=3)
 
     def first_held(self) -> bytes | None:
         """The element that comes first in the next pop, if it was taken out of the kernel already."""
@@ -162,24 +174,28 @@ class Bulk:
     def _take(self, limit: int, use: "Callable[[list[memoryview]], R]", only_held: bool = False) -> "R":
         """Takes up to `limit` elements, or all that are held, and returns use(chunks) of their bytes."""
         held = self._held_count() if self._map.held else 0
-        if only_held:
-            limit = held
-        batch = other = self._batch(min(limit, held))
+        hand = _Hand(self._batch(min(limit, held) if limit else held))
         try:
-            if held:
-                self._collect(batch, limit)
-            while not only_held and self._more(batch, limit):
-                lib.batch_absorb(batch.struct)
-                if batch.struct.scratch or batch.struct.count == batch.capacity:
-                    other, batch = batch, self._batch(2 * lib.batch_left(batch.struct))
-                    lib.batch_move(batch.struct, other.struct, _ALL)
-            result = use(self._chunks(batch))
+            self._gather(hand, held if only_held else limit, held, only_held)
+            result = use(self._chunks(hand.batch))
             self.spare = self._batches[0]
-            batch.struct.state = _FREE  # now the caller has them
+            hand.batch.struct.state = _FREE  # now the caller has them
             return result
         except BaseException:
-            lib.batch_hold(batch.struct, other.struct)
+            lib.batch_hold(hand.batch.struct, hand.older.struct)
             raise
+
+    def _gather(self, hand: "_Hand", limit: int, held: int, only_held: bool) -> None:
+        """Takes up to `limit` elements, those first that are held, into a batch that is large enough."""
+        if held:
+            self._collect(hand.batch, limit)
+        while not only_held and self._more(hand.batch, limit):
+            batch = hand.batch
+            lib.batch_absorb(batch.struct)
+            if batch.struct.scratch or batch.struct.count == batch.capacity:
+                hand.older = batch
+                hand.batch = self._batch(2 * lib.batch_left(batch.struct))
+                lib.batch_move(hand.batch.struct, batch.struct, _ALL)
 
     def _more(self, batch: Batch, limit: int) -> bool:
         """Takes more elements from the kernel. True if there may be more still, and they are wanted.
@@ -363,8 +379,10 @@ class Bulk:
         if kernel is not None:
             kernel.close()
         for batch in self._batches:
-            if batch.struct.state == _FREE:
+            # To begin a batch is to forget what it had borrowed.
+            if lib.batch_begin(batch.struct):
                 batch.lender = None
+                lib.batch_hold(batch.struct, batch.struct)
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""
@@ -380,4 +398,4 @@ def element_error(cmd: Cmd, result: int, m: "CData", info: syscall.MapInfo) -> E
     """The exception for an element command that answered `result`; for a map that was closed a ValueError."""
     if result == MAP_CLOSED:
         return ValueError(f"{syscall.describe(info)} is closed")
-    return bpf_error(cmd, -result, fd=m.fd, subject=syscall.describe(info), max_entries=info.max_entries)
+    return syscall.element_error(cmd, result, m.fd, info)

@@ -23,8 +23,10 @@ _UNSUPPORTED = {
     "maps": "maps are no longer defined so (libbpf 1.0 does not take it either); write instead: struct { "
     "__uint(type, BPF_MAP_TYPE_QUEUE); __uint(max_entries, 16); __type(value, struct event); } "
     'queue SEC(".maps"); with __type(key, __u32); for a map that has keys',
-    ".struct_ops": "tables of operations (struct_ops) are not supported",
-    "?.struct_ops": "tables of operations (struct_ops) are not supported",
+    **dict.fromkeys(
+        (".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link"),
+        "tables of operations (struct_ops) are not supported",
+    ),
     ".addr_space.1": "arenas are not supported",
     ".jumptables": "tables of jumps are not supported: compile with -fno-jump-tables",
 }
@@ -132,9 +134,8 @@ def _check_sections(file: Elf) -> None:
     for section in file.sections:
         if not section.size:
             continue
-        for name, why in _UNSUPPORTED.items():
-            if section.name == name or section.name.startswith((f"{name}.", f"{name}/")):
-                raise ObjectFileError(f"section {section.name!r}: {why}")
+        if section.name in _UNSUPPORTED:
+            raise ObjectFileError(f"section {section.name!r}: {_UNSUPPORTED[section.name]}")
         if section.executable or _is_data(section) or section.name in (".maps", ".BTF", ".BTF.ext"):
             if section.name in seen:
                 raise ObjectFileError(f"two sections are named {section.name!r}")
@@ -241,6 +242,8 @@ def _map_reference(reference: Reference, maps: dict[int, str], data: dict[str, D
         if offset in maps:
             return MapReference(reference.slot, maps[offset], None)
         raise ObjectFileError(f"{reference.where} refers to byte {offset} of section '.maps': no map begins there")
+    if section.name.startswith("maps/"):
+        raise ObjectFileError(f"{reference.where} refers to section {section.name!r}: {_UNSUPPORTED['maps']}")
     if section.name not in data:
         raise ObjectFileError(f"{reference.where} refers to section {section.name!r}, which holds no variables")
     if not 0 <= offset < section.size:

@@ -257,7 +257,7 @@ class Loader:
         try:
             info = syscall.obj_get_info_by_fd(fd)
             _check_info(declaration, info, checked, origin)
-            opened = _opened(fd, info, codecs_of(self._declarations.btf, declaration))
+            opened = map_from_fd(fd, **codecs_of(self._declarations.btf, declaration))
         except BaseException:
             os.close(fd)
             raise
@@ -350,9 +350,11 @@ class Loader:
 
 
 def codecs_of(btf: Btf, declaration: MapDeclaration) -> dict[str, Codec[Any] | None]:
-    """The codecs of a map's keys and values by their types in C, as open_map() takes them; None for bytes."""
+    """The codecs of a map's keys and values by their types in C, as open_map() takes them for its type; None for
+    bytes."""
     types = {"key": declaration.key_type_id, "value": declaration.value_type_id}
-    return {what: _codec_of(btf, type_id) for what, type_id in types.items()}
+    wanted = getattr(class_for(declaration.type), "spec_names", ("value",))
+    return {what: _codec_of(btf, types[what]) for what in wanted}
 
 
 def _codec_of(btf: Btf, type_id: int) -> Codec[Any] | None:
@@ -361,13 +363,6 @@ def _codec_of(btf: Btf, type_id: int) -> Codec[Any] | None:
     except BtfError:
         # Such as a struct with more members than BtfCodec takes.
         return None
-
-
-def _opened(fd: int, info: syscall.MapInfo, codecs: Mapping[str, Codec[Any] | None]) -> Map:
-    """The map object of a descriptor: keys and values by their types, where the class takes them."""
-    kind = class_for(info.type)
-    opened: Map = kind.from_fd(fd, **{name: codecs[name] for name in getattr(kind, "spec_names", ("value",))})
-    return opened
 
 
 def _core_error(error: VerifierError, declaration: ProgramDeclaration, why: str) -> VerifierError:

@@ -56,9 +56,7 @@ def open_map(
     _, data = content_of(types)
     declared = read(data, Selection(only=()))
     found = _find(declared.maps, os.fsdecode(spec), name)
-    codecs = codecs_of(declared.btf, found)
-    names = getattr(opening.class_for(found.type), "spec_names", ("value",))
-    opened: Any = opening.open_map(spec, access=access, **{name: codecs[name] for name in names})
+    opened = opening.open_map(spec, access=access, **codecs_of(declared.btf, found))
     there = opened.info().type
     if there != found.type:
         opened.close()

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rawbpf import syscall
-from rawbpf.abi import Cmd
 from rawbpf.objects.declarations import DataSection, Declarations
 from rawbpf.syscall.descriptor import Descriptor
 from rawbpf.values.btf_codec import BtfCodec
@@ -63,9 +62,4 @@ class Variables:
         return mmap.mmap(self._maps[section.section.name].fileno(), section.section.size, prot=protection)
 
     def _copy(self, section: DataSection) -> bytes:
-        key, value = bytearray(4), bytearray(section.section.size)
-        attr = syscall.bpf_attr(
-            map_fd=self._maps[section.section.name].fileno(), key=syscall.pointer(key), value=syscall.pointer(value)
-        )
-        syscall.bpf(Cmd.BPF_MAP_LOOKUP_ELEM, attr, syscall.ATTR_SIZE[Cmd.BPF_MAP_LOOKUP_ELEM])
-        return bytes(value)
+        return syscall.map_lookup_elem(self._maps[section.section.name].fileno(), bytes(4))

@@ -9,9 +9,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, cast
 
-from rawbpf.abi import Cmd
+from rawbpf.abi import Cmd, MapType
 from rawbpf.abi.door import ffi
 from rawbpf.abi.layout import Field
+from rawbpf.observe import pages
 from rawbpf.observe.attr_fields import Struct, info_struct, spell, struct_of, without_following
 
 if TYPE_CHECKING:
@@ -27,9 +28,12 @@ _BYTES_IN_A_ROW = 8
 def explain(cmd: SupportsIndex | str, attr: "CData | Buffer | None" = None, size: int | None = None) -> str:
     """Draws the attr of a command: each field's offset, size and first Linux, and with `attr` also its value.
 
+    Without an attr it goes on to say what the command means: its fields' rules, what it does and needs, its errors.
+
     Args:
-        cmd: A command: Cmd.BPF_MAP_CREATE, 0, "BPF_MAP_CREATE" or "map_create".
-        attr: What bpf_attr() makes, or the bytes; None draws the layout alone.
+        cmd: A command: Cmd.BPF_MAP_CREATE, 0, "BPF_MAP_CREATE", "map_create", or what one does to a queue: "create",
+            "push", "peek", "pop". Also an errno: "E2BIG" says what it means for which command.
+        attr: What bpf_attr() makes, or the bytes; None explains the command.
         size: How many bytes of it are sent; None is all of them.
 
     Addresses in what bpf_attr() made are followed: a path is shown as text. In mere bytes they may be any process's.
@@ -41,9 +45,13 @@ def explain(cmd: SupportsIndex | str, attr: "CData | Buffer | None" = None, size
     offset size field                     since bytes            value
          0    4 map_fd                    5.2   03000000         3
     """
+    if isinstance(cmd, str) and attr is None and pages.is_errno(cmd.upper()):
+        return "\n".join(pages.describe_errno(cmd.upper()))
     command = command_of(cmd)
     if attr is None:
-        return draw(command, None, None)
+        of_a_queue = cmd in ("create", "push", "peek", "pop")
+        about = MapType.BPF_MAP_TYPE_QUEUE if of_a_queue else None
+        return "\n".join([draw(command, None, None), *pages.describe(command, about)])
     foreign = isinstance(attr, (bytes, bytearray, memoryview))
     data = _bytes_of(attr)[:size]
     return draw(command, data, len(data), foreign=foreign)
@@ -51,6 +59,8 @@ def explain(cmd: SupportsIndex | str, attr: "CData | Buffer | None" = None, size
 
 def command_of(cmd: SupportsIndex | str) -> Cmd:
     """The command of a number or name; ValueError if there is none."""
+    if isinstance(cmd, str) and cmd in pages.WORDS:
+        return pages.WORDS[cmd]
     if isinstance(cmd, str):
         name = "BPF_" + cmd.upper().replace("-", "_").removeprefix("BPF_")
     else:

@@ -1,20 +1,21 @@
 """The doctor: what bpf(2) does for this process here, and, where it is not permitted, why and what would permit it.
 
 It looks, and it tries: a map that lives for a moment, without a pin. It changes nothing and leaves nothing behind. What
-it says of a refusal is what a NotPermitted says in its hint: privileges.py decides both.
+it says of a refusal is what a NotPermitted says in its hint: syscall/permission.py finds the cause for both.
 """
 
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rawbpf.abi import Cmd
+from rawbpf.abi import Cmd, door
 from rawbpf.abi.door import FFI_MODE, FFI_MODE_REASON
 from rawbpf.btf import reader
 from rawbpf.maps import bpffs
 from rawbpf.maps.bulk import BREAK_EVEN
 from rawbpf.maps.listing import list_maps
 from rawbpf.maps.queue_stack import Queue
+from rawbpf.observe.wording import counted
 from rawbpf.syscall.errors import BpfError, NotPermitted
 from rawbpf.syscall.permission import (
     Cause,
@@ -141,6 +142,12 @@ def _door() -> str:
     return f"{FFI_MODE}, {_FFI_MODES[FFI_MODE]} ({FFI_MODE_REASON})"
 
 
+def _kernel() -> str:
+    """Its release; the simulated kernel says that it is one."""
+    simulated = door.simulated and door.simulated.proc("/proc/sys/kernel/osrelease")
+    return simulated.strip() if simulated else os.uname().release
+
+
 def _user_namespace() -> str:
     return {True: "initial", False: "nested", None: "not known"}[in_initial_user_namespace()]
 
@@ -176,7 +183,7 @@ def _lockdown() -> str:
 _SHOWN = (Capability.CAP_BPF, Capability.CAP_PERFMON, Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN)
 
 _FACTS: dict[str, Callable[[], Any]] = {
-    "kernel": lambda: os.uname().release,
+    "kernel": _kernel,
     "door": _door,
     "capabilities": lambda: {capability.name: has_capability(capability) for capability in _SHOWN},
     "user_namespace": _user_namespace,
@@ -246,7 +253,7 @@ def _qsize(q: Queue[Any]) -> Check:
         raise
     finally:
         q.pop()
-    return Check("qsize", True, f"a BPF program counted {size} element")
+    return Check("qsize", True, f"a BPF program counted {counted(size, 'element')}")
 
 
 def _ids() -> Check:
@@ -254,7 +261,7 @@ def _ids() -> Check:
         number = sum(1 for _ in list_maps())
     except BpfError as error:
         return _failed("ids", error, why_not_permitted(error.cmd))
-    return Check("ids", True, f"{number} queues and stacks are on the system")
+    return Check("ids", True, f"{counted(number, 'queue or stack is', 'queues and stacks are')} on the system")
 
 
 def _pins() -> Check:

@@ -10,10 +10,14 @@ from rawbpf.abi.layout import Field
 from rawbpf.observe import user_memory
 from rawbpf.observe.attr_fields import map_info
 from rawbpf.observe.simulated_attr import Attr, Command
+from rawbpf.observe.simulated_btf import btf_get_fd_by_id, btf_info, btf_load, map_btf
 from rawbpf.observe.simulated_map import MAGIC, U32, Header, Refused, refuse_if
 from rawbpf.observe.simulated_pins import obj_get, obj_pin
 from rawbpf.observe.simulated_state import OPEN_FLAGS, KernelState, open_mode
 from rawbpf.observe.user_memory import Fault
+
+# What errors say of a command or map type that is left out.
+LIMITS = "the simulated kernel has queues, stacks and their BTF, and nothing else"
 
 _KMALLOC_MAX_SIZE = 4 << 20
 
@@ -44,22 +48,22 @@ def _map_create(kernel: KernelState, attr: Attr) -> int:
     known = kind.name in MapType.__members__ and layout.version(kind.since) <= kernel.version
     refuse_if(not known, errno.EINVAL, "Invalid map_type.")
     refuse_if(kind == MapType.BPF_MAP_TYPE_UNSPEC, errno.EINVAL)
-    refuse_if(kind not in (MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK), errno.EPERM)
+    if kind not in (MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK):
+        not_simulated(kernel, attr)
     _check_sizes(kernel, attr, flags)
     refuse_if(attr["map_ifindex"], errno.EINVAL)
     if token:
         raise Refused(_none_of_its_kind(attr["map_token_fd"]), "Invalid map_token_fd.")
     refuse_if(kernel.unprivileged, errno.EPERM)
     name = _checked_name(attr.bytes_of("map_name"))
-    if attr["btf_value_type_id"]:
-        raise Refused(_none_of_its_kind(attr["btf_fd"]), "Invalid btf_fd.")
+    described = map_btf(kernel, attr) if attr["btf_value_type_id"] else (0, 0, 0)
     if attr["excl_prog_hash"] or attr["excl_prog_hash_size"]:
         right = attr["excl_prog_hash"] and attr["excl_prog_hash_size"] == 32
         refuse_if(not right, errno.EINVAL, "Invalid excl_prog_hash_size.")
         user_memory.read(attr["excl_prog_hash"], 32)
     # RDONLY and WRONLY belong to the descriptor, the other flags to the map.
     kept = flags & ~OPEN_FLAGS
-    header = Header(MAGIC, 0, kind, attr["value_size"], attr["max_entries"], kept, 0, 0, 0, name)
+    header = Header(MAGIC, 0, kind, attr["value_size"], attr["max_entries"], kept, 0, 0, 0, name, *described)
     return kernel.make(header, access)
 
 
@@ -84,7 +88,7 @@ _NAME_BYTES = frozenset(
 
 
 def _none_of_its_kind(fd: int) -> int:
-    """The errno for a descriptor in the place of a token or a BTF object: there are none."""
+    """The errno for a descriptor in the place of a token: there are none."""
     try:
         os.fstat(fd)
     except (OSError, OverflowError):
@@ -182,8 +186,8 @@ def _get_next_id(kernel: KernelState, attr: Attr) -> int:
     attr.check("next_id")
     refuse_if(attr["start_id"] >= 0x7FFFFFFF, errno.EINVAL)
     refuse_if(kernel.unprivileged, errno.EPERM)
-    numbers = kernel.numbers() if attr.cmd == Cmd.BPF_MAP_GET_NEXT_ID else []
-    later = [number for number in numbers if number > attr["start_id"]]
+    ids = {Cmd.BPF_MAP_GET_NEXT_ID: kernel.map_ids, Cmd.BPF_BTF_GET_NEXT_ID: kernel.btf_ids}.get(attr.cmd, list)
+    later = [number for number in ids() if number > attr["start_id"]]
     refuse_if(not later, errno.ENOENT)
     attr.write("next_id", later[0])
     return 0
@@ -194,12 +198,14 @@ def _get_fd_by_id(kernel: KernelState, attr: Attr) -> int:
     refuse_if(attr["open_flags"] & ~OPEN_FLAGS, errno.EINVAL)
     refuse_if(kernel.unprivileged, errno.EPERM)
     open_mode(attr["open_flags"])
-    refuse_if(attr["map_id"] not in kernel.numbers(), errno.ENOENT)
+    refuse_if(attr["map_id"] not in kernel.map_ids(), errno.ENOENT)
     return kernel.open_file(kernel.map_path(attr["map_id"]), attr["open_flags"])
 
 
 def _get_info_by_fd(kernel: KernelState, attr: Attr) -> int:
     attr.check()
+    if kernel.is_btf(attr["bpf_fd"]):
+        return btf_info(kernel, attr)
     fd = kernel.checked(attr["bpf_fd"], closed=errno.EBADFD)
     fields = [field for field in map_info().fields if layout.version(field.since) <= kernel.version]
     size = (max(field.end for field in fields) + 7) // 8 * 8
@@ -230,7 +236,8 @@ def _info(header: Header, fields: list[Field], size: int) -> bytes:
 
 
 def not_simulated(kernel: KernelState, attr: Attr) -> int:
-    raise Refused(errno.EPERM)
+    """What LIMITS says. A process without capabilities would be refused before that."""
+    raise Refused(errno.EPERM if kernel.unprivileged else errno.EOPNOTSUPP)
 
 
 COMMANDS: dict[Cmd, Command] = {
@@ -250,8 +257,10 @@ COMMANDS: dict[Cmd, Command] = {
     Cmd.BPF_OBJ_GET_INFO_BY_FD: _get_info_by_fd,
     Cmd.BPF_MAP_GET_FD_BY_ID: _get_fd_by_id,
     Cmd.BPF_MAP_GET_NEXT_ID: _get_next_id,
+    Cmd.BPF_BTF_LOAD: btf_load,
+    Cmd.BPF_BTF_GET_FD_BY_ID: btf_get_fd_by_id,
+    Cmd.BPF_BTF_GET_NEXT_ID: _get_next_id,
     # There are none of these.
     Cmd.BPF_PROG_GET_NEXT_ID: _get_next_id,
-    Cmd.BPF_BTF_GET_NEXT_ID: _get_next_id,
     Cmd.BPF_LINK_GET_NEXT_ID: _get_next_id,
 }

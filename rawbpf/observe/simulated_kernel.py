@@ -5,16 +5,19 @@ import signal
 
 # signal.pthread_sigmask is Python code around this one, and a signal handler could raise in it before the mask is back.
 from _signal import pthread_sigmask  # type: ignore[import-not-found]
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, Cmd, door, layout
 from rawbpf.abi.door import ffi, lib
 from rawbpf.observe import user_memory
 from rawbpf.observe.simulated_attr import Attr, Command
-from rawbpf.observe.simulated_commands import COMMANDS, not_simulated
-from rawbpf.observe.simulated_map import Refused, refuse_if
+from rawbpf.observe.simulated_commands import COMMANDS, LIMITS, not_simulated
+from rawbpf.observe.simulated_map import Refused, SimulatedMap, refuse_if
 from rawbpf.observe.simulated_state import KernelState, Removed
 from rawbpf.observe.user_memory import Fault
+from rawbpf.syscall.errors import BpfError, NotPermitted, Unsupported
 from rawbpf.syscall.proc import Capability
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ _SIGNALS = {
 
 class SimulatedKernel(KernelState):
     """A simulated kernel: what it answers to bpf(2), and what its /proc says."""
+
+    limits = LIMITS
 
     def __init__(self, directory: str, version: tuple[int, ...], unprivileged: bool) -> None:
         super().__init__(directory, version, unprivileged)
@@ -100,6 +105,30 @@ class SimulatedKernel(KernelState):
         fields = (field for fields in layout.load().values() for field in fields)
         ends = (field.offset + field.size for field in fields if layout.version(field.since) <= self.version)
         return (max(ends) + 7) // 8 * 8
+
+    # What BPF programs would find out
+
+    def qsize(self, fd: int) -> int:
+        """How many elements a map has. On a real kernel a BPF program counts them; here the model knows."""
+        with self._looked_into(fd) as found:
+            return found.count
+
+    def snapshot(self, fd: int) -> list[bytes]:
+        """A map's elements in the order in which they would be popped."""
+        with self._looked_into(fd) as found:
+            return found.elements
+
+    @contextmanager
+    def _looked_into(self, fd: int) -> Iterator[SimulatedMap]:
+        program = "a BPF program that looks into a map"
+        if self.unprivileged:
+            raise NotPermitted(errno.EPERM, program, Cmd.BPF_PROG_LOAD, "it needs CAP_BPF and CAP_PERFMON")
+        if self.version < (5, 9):
+            raise Unsupported(errno.EOPNOTSUPP, program, Cmd.BPF_PROG_LOAD, "it needs Linux 5.9")
+        if not self.owns(fd):
+            raise BpfError(errno.EBADF, f"descriptor {fd} is not a simulated map's", Cmd.BPF_PROG_LOAD)
+        with self.locked(), self.opened(fd) as found:
+            yield found
 
     # /proc
 

@@ -37,12 +37,15 @@ class Header(NamedTuple):
     head: int
     tail: int
     name: bytes
+    btf_id: int
+    btf_key_type_id: int
+    btf_value_type_id: int
 
 
-HEADER = struct.Struct("=8s8I16s")
+HEADER = struct.Struct("=8s8I16s3I")
 # Where the first slot begins in the file, in bytes.
-SLOTS = 64
-MAGIC = b"rawbpf 1"
+SLOTS = 128
+MAGIC = b"rawbpf 2"
 
 
 class SimulatedMap:
@@ -60,6 +63,19 @@ class SimulatedMap:
     def save(self, **changes: Any) -> None:
         self.header = self.header._replace(**changes)
         os.pwrite(self.file, HEADER.pack(*self.header), 0)
+
+    @property
+    def count(self) -> int:
+        """How many elements it holds."""
+        return (self.header.head - self.header.tail) % self.size if self.size else 0
+
+    @property
+    def elements(self) -> list[bytes]:
+        """The elements in the order in which they would be popped."""
+        slots = [(self.header.tail + number) % self.size for number in range(self.count)]
+        if self.header.type == MapType.BPF_MAP_TYPE_STACK:
+            slots.reverse()
+        return [os.pread(self.file, self.header.value_size, self._offset(slot)) for slot in slots]
 
     @property
     def empty(self) -> bool:

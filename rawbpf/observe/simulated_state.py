@@ -2,10 +2,13 @@
 
     DIRECTORY/lock        locked during each call; holds the highest id that was given out
     DIRECTORY/maps/7      the map with id 7: a header, then its slots
+    DIRECTORY/btf/8       the type information with id 8
+    DIRECTORY/map_btf/7   a hard link to the type information of the map with id 7, if it has some
     DIRECTORY/bpf/        the bpffs; a pin in it is a hard link to the map's file
 
-So descriptors are real ones: close, dup, fork, exec and a pin's mode bits are the system's own. Each descriptor of a
-map holds a shared flock() of its file. A map that nobody has locked and nobody has pinned is freed, as in the kernel.
+So descriptors are real ones: close, dup, fork, exec and a pin's mode bits are the system's own. Each descriptor holds a
+shared flock() of its file. A map that nobody has locked and nobody has pinned is freed, as in the kernel, and so is
+type information that nobody has locked and no map has.
 """
 
 import errno
@@ -15,7 +18,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rawbpf.abi import FileFlag
 from rawbpf.observe.simulated_map import HEADER, SLOTS, Header, Refused, SimulatedMap, refuse_if
@@ -62,8 +65,8 @@ class KernelState:
         self.unprivileged = unprivileged
         self.directory = _private_directory(directory)
         self.bpffs = os.path.join(self.directory, "bpf")
-        self._maps = os.path.join(self.directory, "maps")
-        for folder in (self.bpffs, self._maps):
+        self._maps, self._btf, self._btf_of_maps = map(self._path, ("maps", "btf", "map_btf"))
+        for folder in (self.bpffs, self._maps, self._btf, self._btf_of_maps):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         os.close(os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
@@ -93,19 +96,29 @@ class KernelState:
 
     def owns(self, fd: int) -> bool:
         """Whether a descriptor is a map's."""
+        return self._is_in(fd, self._maps, self.bpffs)
+
+    def is_btf(self, fd: int) -> bool:
+        """Whether a descriptor is one of type information."""
+        return self._is_in(fd, self._btf)
+
+    def _is_in(self, fd: int, *folders: str) -> bool:
         try:
             target = os.readlink(f"/proc/self/fd/{fd}")
-            return target.startswith((f"{self._maps}/", f"{self.bpffs}/")) and stat.S_ISREG(os.fstat(fd).st_mode)
+            return target.startswith(tuple(f"{folder}/" for folder in folders)) and stat.S_ISREG(os.fstat(fd).st_mode)
         except OSError:
             return False
 
     def checked(self, fd: int, closed: int = errno.EBADF) -> int:
         """The descriptor, if it is a map's: else EINVAL, or `closed` if it is none at all."""
-        try:
-            refuse_if(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH, closed)
-        except (OSError, OverflowError):
-            raise Refused(closed) from None
+        check_open(fd, closed)
         refuse_if(not self.owns(fd), errno.EINVAL)
+        return fd
+
+    def checked_btf(self, fd: int) -> int:
+        """The descriptor, if it is one of type information: else EINVAL, or EBADF if it is none at all."""
+        check_open(fd)
+        refuse_if(not self.is_btf(fd), errno.EINVAL)
         return fd
 
     @contextmanager
@@ -148,6 +161,8 @@ class KernelState:
             except OSError:
                 raise Refused(errno.ENOMEM) from None
             os.pwrite(fd, HEADER.pack(*header._replace(id=number)), 0)
+            if header.btf_id:
+                os.link(self.btf_path(header.btf_id), os.path.join(self._btf_of_maps, str(number)))
             if access:
                 # The same number, in the mode that was asked for.
                 again = self.open_file(path, access)
@@ -168,30 +183,60 @@ class KernelState:
             self.sweep()
         return number
 
-    def numbers(self) -> list[int]:
+    def map_ids(self) -> list[int]:
         """The ids of all maps, ascending."""
         self.sweep()
-        return sorted(int(name) for name in os.listdir(self._maps))
+        return sorted(map(int, os.listdir(self._maps)))
 
     def map_path(self, number: int) -> str:
         return os.path.join(self._maps, str(number))
 
+    # Type information
+
+    def make_btf(self, data: bytes) -> int:
+        """Keeps type information, returns its descriptor."""
+        path = self.btf_path(self._next_number())
+        with open(path, "xb") as file:
+            file.write(data)
+        return self.open_file(path, RDONLY)
+
+    def btf_ids(self) -> list[int]:
+        """The ids of all type information, ascending."""
+        self.sweep()
+        return sorted(map(int, os.listdir(self._btf)))
+
+    def btf_path(self, number: int) -> str:
+        return os.path.join(self._btf, str(number))
+
+    # What nothing refers to any more
+
     def sweep(self) -> None:
-        """Frees the maps that no descriptor and no pin refers to."""
-        for name in os.listdir(self._maps):
-            path = os.path.join(self._maps, name)
-            try:
-                fd = os.open(path, os.O_RDONLY)
-            except PermissionError:
-                continue  # pinned, and its mode changed
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(fd).st_nlink == 1:
-                    os.unlink(path)
-            except BlockingIOError:
-                pass
-            finally:
-                os.close(fd)
+        """Frees what nothing refers to any more: no descriptor, no pin and, for type information, no map."""
+        for number in _free(self._maps):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._btf_of_maps, number))
+        _free(self._btf)
+
+
+def _free(folder: str) -> list[str]:
+    """Removes the files that nobody has locked and that have no other name; returns their names here."""
+    freed = []
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except PermissionError:
+            continue  # pinned, and its mode changed
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink == 1:
+                os.unlink(path)
+                freed.append(name)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+    return freed
 
 
 def _private_directory(path: str) -> str:
@@ -201,6 +246,14 @@ def _private_directory(path: str) -> str:
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(errno.EPERM, "a simulated kernel's directory must be yours, with mode 0700", path)
     return os.path.realpath(path)
+
+
+def check_open(fd: int, closed: int = errno.EBADF) -> None:
+    """Refuses a descriptor that is not open, or only of a path."""
+    try:
+        refuse_if(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH, closed)
+    except (OSError, OverflowError):
+        raise Refused(closed) from None
 
 
 def out_of_the_way(fd: int) -> int:

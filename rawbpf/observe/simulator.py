@@ -2,11 +2,12 @@
 
 It stands at the door (abi/door.py) and answers bpf(2) as Linux does: it reads the real attr, byte for byte, makes the
 kernel's checks in the kernel's order, and answers with the kernel's errnos, quirks included. Nothing above the door
-knows. Programs, BTF, tokens and all other map types are left out: commands for them fail with EPERM.
+knows. Programs, tokens and all other map types are left out: commands for them fail with EOPNOTSUPP.
 
     simulator.py             starts and stops it
     simulated_kernel.py      from a call to its command, and /proc
     simulated_commands.py    the commands; simulated_pins.py has those for pins
+    simulated_btf.py         those for type information
     simulated_attr.py        a call's attr
     simulated_state.py       the directory and the descriptors
     simulated_map.py         one map in its file

@@ -1,10 +1,11 @@
 """The bpf(2) system call: one function per command, named after it; what its errors mean, and who owns a descriptor.
 
-What only programs, links, BTF and maps with keys need is imported when it is asked for.
+What only programs, links and batches need is imported when it is asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from rawbpf.syscall.btf import btf_get_fd_by_id, btf_get_next_id, btf_load
 from rawbpf.syscall.call import bpf, bpf_attr, open_descriptor, pointer
 from rawbpf.syscall.element import (
     element_error,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
         map_lookup_batch,
         map_update_batch,
     )
-    from rawbpf.syscall.btf import btf_get_fd_by_id, btf_get_next_id, btf_load
     from rawbpf.syscall.link import (
         iter_create,
         link_create,
@@ -156,9 +156,6 @@ _LATER = {
     "ProgQuery": "prog_attach",
     "RunResult": "prog",
     "TaskFd": "prog",
-    "btf_get_fd_by_id": "btf",
-    "btf_get_next_id": "btf",
-    "btf_load": "btf",
     "enable_stats": "prog",
     "iter_create": "link",
     "link_create": "link",

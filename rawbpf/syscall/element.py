@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rawbpf.abi import BPF_ANY, Cmd, ElemFlag, MapType
 from rawbpf.abi.door import ffi
 from rawbpf.syscall.call import address_of, bpf_attr, call
-from rawbpf.syscall.errors import bpf_error
+from rawbpf.syscall.errors import BpfError, bpf_error
 from rawbpf.syscall.info import MapInfo, check_is_map, describe, obj_get_info_by_fd
 from rawbpf.syscall.proc import possible_cpus
 from rawbpf.syscall.rules import QUEUE_AND_STACK, check_key, check_push_flags
@@ -173,11 +173,6 @@ def _sized(name: str, data: "Buffer", size: int, info: MapInfo) -> "CData":
     return ffi.new("char[]", copy)
 
 
-def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> Exception:
-    """The exception for an element command that answered `result`; for a map that was closed (fd -1) a ValueError."""
-    if fd < 0:
-        return ValueError(f"{describe(info)} is closed")
+def element_error(cmd: Cmd, result: int, fd: int, info: MapInfo) -> BpfError:
+    """The exception for an element command that answered `result`."""
     return bpf_error(cmd, -result, fd=fd, about=info.type, subject=describe(info), max_entries=info.max_entries)
-
-
-# The memory of the calls that Queue and Stack make through the C functions of the same names

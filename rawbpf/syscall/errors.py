@@ -8,15 +8,13 @@ expects of such an event.
 import errno
 import os
 import queue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rawbpf.abi import ENOTSUPP, Cmd, MapType
+from rawbpf.abi import ENOTSUPP, Cmd, MapType, door
 from rawbpf.abi.door import raise_hook_failure
-from rawbpf.syscall import meanings
+from rawbpf.syscall import meanings, permission
+from rawbpf.syscall.permission import Cause
 from rawbpf.syscall.proc import kernel_version
-
-if TYPE_CHECKING:
-    from rawbpf.syscall.permission import Cause
 
 
 class BpfError(OSError):
@@ -35,7 +33,7 @@ class BpfError(OSError):
     """
 
     def __init__(
-        self, error: int, what: str, cmd: Cmd, hint: str = "", subject: str = "", cause: "Cause | None" = None
+        self, error: int, what: str, cmd: Cmd, hint: str = "", subject: str = "", cause: Cause | None = None
     ) -> None:
         super().__init__(error, what)
         self.cmd = cmd
@@ -186,7 +184,7 @@ def bpf_error(
     token_fd: int | None = None,
     about: meanings.About = None,
     hint: str = "",
-    cause: "Cause | None" = None,
+    cause: Cause | None = None,
     **details: object,
 ) -> BpfError:
     """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
@@ -203,15 +201,14 @@ def bpf_error(
         meaning = meanings.Meaning(
             "Unsupported", "{subject}: " + f"{cmd.name} came with Linux {cmd.since}, this is {running}"
         )
+    if error == errno.EOPNOTSUPP and door.simulated is not None:
+        meaning, hint = meanings.Meaning("Unsupported", meaning.what), door.simulated.limits
     details.setdefault("subject", "bpf(2)")
     if "max_entries" in details:
         details["entries"] = f"{details['max_entries']} {'entry' if details['max_entries'] == 1 else 'entries'}"
     path = details.get("path")
     assert path is None or isinstance(path, str)
     if not hint and cause is None and error in (errno.EPERM, errno.EACCES):
-        # What finds the cause is needed by nobody who is permitted.
-        from rawbpf.syscall import permission
-
         map_type = about if isinstance(about, MapType) else None
         if error == errno.EPERM:
             cause = permission.why_not_permitted(cmd, fd, path=path, token_fd=token_fd, map_type=map_type)

@@ -38,6 +38,7 @@ _ARRAYS = _map_types("ARRAY", "PERCPU_ARRAY", "PROG_ARRAY", "PERF_EVENT_ARRAY", 
 _HASHES = _map_types("HASH", "PERCPU_HASH", "LRU_HASH", "LRU_PERCPU_HASH", "HASH_OF_MAPS", "SOCKHASH", "DEVMAP_HASH")
 _TRIES = _map_types("LPM_TRIE")
 _BLOOMS = _map_types("BLOOM_FILTER")
+_KEYED: frozenset[About] = frozenset(MapType) - _QUEUES - _RINGS - _BLOOMS
 
 _FUNCTIONS = _attach_types("TRACE_FENTRY", "TRACE_FEXIT", "TRACE_FSESSION", "MODIFY_RETURN", "LSM_MAC")
 _XDP = _attach_types("XDP")
@@ -49,7 +50,7 @@ _KPROBES = _attach_types("TRACE_KPROBE_")
 _UPROBES = _attach_types("TRACE_UPROBE_")
 
 _EMPTY = Meaning("Empty", "{subject} is empty", about=_QUEUES)
-_NO_KEY = Meaning("NoSuchKey", "{subject} has no such key")
+_NO_KEY = Meaning("NoSuchKey", "{subject} has no such key", about=_KEYED)
 _NO_INDEX = Meaning(
     "NoSuchIndex", "{subject} has no such index", "an array has the indices from 0 to max_entries - 1", _ARRAYS
 )
@@ -130,15 +131,17 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
             _QUEUES,
         ),
         _NO_INDEX,
-        Meaning("Full", "{subject} is full ({entries})", "delete an element first"),
+        Meaning("Full", "{subject} is full ({entries})", "delete an element first", _KEYED),
     ),
     (Cmd.BPF_MAP_UPDATE_ELEM, errno.ENOSPC): (
-        Meaning("Full", "{subject} is full ({entries})", "delete an element first"),
+        Meaning("Full", "{subject} is full ({entries})", "delete an element first", _KEYED),
     ),
     (Cmd.BPF_MAP_UPDATE_ELEM, errno.ENOENT): (_NO_KEY,),
-    (Cmd.BPF_MAP_UPDATE_ELEM, errno.EEXIST): (Meaning("AlreadyExists", "{subject} has an element with this key"),),
+    (Cmd.BPF_MAP_UPDATE_ELEM, errno.EEXIST): (
+        Meaning("AlreadyExists", "{subject} has an element with this key", about=_KEYED),
+    ),
     (Cmd.BPF_MAP_UPDATE_ELEM, errno.ENOMEM): (
-        Meaning("BpfError", "no memory for an element of {subject}", "it is charged to the map's memory cgroup"),
+        Meaning("BpfError", "no memory for an element of {subject}", "it is charged to the memory cgroup", _KEYED),
     ),
     (Cmd.BPF_MAP_GET_NEXT_KEY, errno.ENOENT): (Meaning("NotFound", "{subject} has no more keys"),),
     **{
@@ -368,5 +371,7 @@ def meaning_of(cmd: Cmd, error: int, about: About = None, known_subject: bool = 
     for row in rows:
         if about in row.about or (about is not None and not row.about):
             return row
-    general = next((row for row in rows if not row.about), rows[0] if rows else None)
+    general = next((row for row in rows if not row.about), None)
+    if general is None and about is None and rows:
+        general = rows[0]
     return general or BY_ERRNO.get(error) or Meaning("BpfError")

@@ -7,6 +7,7 @@ limit does not matter.
 from collections.abc import Callable
 
 from rawbpf.abi import Cmd
+from rawbpf.syscall.permission import is_capable
 from rawbpf.syscall.proc import in_initial_user_namespace, kernel_version
 
 _enabled = True
@@ -29,8 +30,6 @@ def retry(refused: int, call: Callable[[], int]) -> tuple[int, str]:
 
     Returns the last call's result, and a hint for the error if it still is one and the limit is the likely reason.
     """
-    from rawbpf.syscall.permission import is_capable
-
     permitted = is_capable(Cmd.BPF_MAP_CREATE) is not False and in_initial_user_namespace() is not False
     if kernel_version() >= (5, 11) or not permitted:
         return refused, ""

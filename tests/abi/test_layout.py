@@ -16,13 +16,30 @@ from rawbpf.btf import reader
 from rawbpf.syscall.proc import kernel_version
 
 LAYOUT = layout.parse(files("rawbpf.abi").joinpath("bpf.h").read_text())
-UNION_FIELDS = {field.path: field for fields in (LAYOUT[c] for c in LAYOUT if c.startswith("BPF_")) for field in fields}
-INFO_FIELDS = {field.path: field for field in LAYOUT["bpf_map_info"]}
-BTF_FIELDS = {field.path: field for field in LAYOUT["bpf_btf_info"]}
-LINK_FIELDS = {field.path: field for field in LAYOUT["bpf_link_info"]}
 
-ENUMS = (constants.Cmd, constants.MapType, constants.ProgType, constants.AttachType, constants.LinkType)
-# ProgFlag, RunFlag and AttachFlag are macros in the kernel's header: BTF does not have them.
+# Every type of the text: the union with the fields of all commands, and the structs that commands fill or read.
+TYPES = {
+    "bpf_attr": {f.path: f for command, fields in LAYOUT.items() if command.startswith("BPF_") for f in fields},
+    **{name: {f.path: f for f in fields} for name, fields in LAYOUT.items() if name.startswith("bpf_")},
+}
+
+
+def c_type(name: str) -> str:
+    return "union bpf_attr" if name == "bpf_attr" else layout.c_type(name)
+
+
+ENUMS = (
+    constants.Cmd,
+    constants.MapType,
+    constants.ProgType,
+    constants.AttachType,
+    constants.LinkType,
+    constants.StatsType,
+    constants.TaskFdType,
+    constants.PerfEventType,
+    constants.IterOrder,
+)
+# ProgFlag, RunFlag, AttachFlag, QueryFlag and NetfilterFlag are macros in the header: BTF does not have them.
 FLAGS = (
     constants.MapFlag,
     constants.ElemFlag,
@@ -30,6 +47,11 @@ FLAGS = (
     constants.ProgFlag,
     constants.RunFlag,
     constants.AttachFlag,
+    constants.QueryFlag,
+    constants.KprobeMultiFlag,
+    constants.UprobeMultiFlag,
+    constants.NetfilterFlag,
+    constants.XdpFlag,
 )
 
 needs_btf = pytest.mark.skipif(not os.path.exists(reader.VMLINUX), reason="by design: this kernel has no BTF")
@@ -52,9 +74,10 @@ def test_every_command_has_a_layout():
 
 
 def test_sizes():
-    """The union has 168 bytes and the info struct 104, as Linux 6.18 has them."""
+    """The union has 168 bytes, a map's info 104 and a program's 232, as Linux 6.18 has them."""
     assert ffi.sizeof("union bpf_attr") == 168
     assert ffi.sizeof("struct bpf_map_info") == 104
+    assert ffi.sizeof("struct bpf_prog_info") == 232
 
 
 def test_a_field_without_its_offset_is_refused():
@@ -80,19 +103,13 @@ def test_a_wrong_offset_does_not_compile(tmp_path: Path):
 
 @needs_btf
 @pytest.mark.real_kernel(reason="it is its BTF that is read")
-@pytest.mark.parametrize(
-    ("kind", "name", "ours"),
-    [
-        (reader.Kind.UNION, "bpf_attr", UNION_FIELDS),
-        (reader.Kind.STRUCT, "bpf_map_info", INFO_FIELDS),
-        (reader.Kind.STRUCT, "bpf_link_info", LINK_FIELDS),
-        (reader.Kind.STRUCT, "bpf_btf_info", BTF_FIELDS),
-    ],
-    ids=["bpf_attr", "bpf_map_info", "bpf_link_info", "bpf_btf_info"],
-)
-def test_fields_equal_the_running_kernels(kind, name, ours):
+@pytest.mark.parametrize("name", TYPES)
+def test_fields_equal_the_running_kernels(name):
     """Every field the kernel has, we have at the same place; what we have beyond, the kernel is too old for."""
-    types = reader.vmlinux()
+    types, ours = reader.vmlinux(), TYPES[name]
+    kind = reader.Kind.UNION if c_type(name).startswith("union") else reader.Kind.STRUCT
+    if all(version(field.since) > kernel_version() for field in ours.values()):
+        pytest.skip(f"by design: needs Linux {max(field.since for field in ours.values())}")
     kernels = leaves(types.fields(types.find(kind, name)))
     assert {path: (ours[path].offset, ours[path].size) if path in ours else None for path in kernels} == kernels
     for path in ours.keys() - kernels.keys():
@@ -124,6 +141,10 @@ def test_a_perf_event_has_the_running_kernels_fields():
         (constants.ProgType, "bpf_prog_type"),
         (constants.AttachType, "bpf_attach_type"),
         (constants.LinkType, "bpf_link_type"),
+        (constants.StatsType, "bpf_stats_type"),
+        (constants.TaskFdType, "bpf_task_fd_type"),
+        (constants.PerfEventType, "bpf_perf_event_type"),
+        (constants.IterOrder, "bpf_cgroup_iter_order"),
     ],
 )
 def test_enums_equal_the_running_kernels(enum, name):
@@ -140,7 +161,16 @@ def test_enums_equal_the_running_kernels(enum, name):
 
 @needs_btf
 @pytest.mark.real_kernel(reason="it is its BTF that is read")
-@pytest.mark.parametrize("flags", [constants.MapFlag, constants.ElemFlag, constants.FileFlag])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        constants.MapFlag,
+        constants.ElemFlag,
+        constants.FileFlag,
+        constants.KprobeMultiFlag,
+        constants.UprobeMultiFlag,
+    ],
+)
 def test_flags_equal_the_running_kernels(flags):
     """Every flag that the kernel is new enough for stands in its anonymous enums with the same value."""
     kernels = anonymous_enums()
@@ -193,12 +223,12 @@ def test_layout_and_constants_equal_the_installed_header(tmp_path: Path):
     """
     header = Path("/usr/include/linux/bpf.h").read_text()
     checks = []
-    for owner, fields in (
-        ("union bpf_attr", UNION_FIELDS),
-        ("struct bpf_map_info", INFO_FIELDS),
-        ("struct bpf_link_info", LINK_FIELDS),
-    ):
+    for name, fields in TYPES.items():
+        owner = c_type(name)
         for path, field in fields.items():
+            # C has no offset of a bit-field.
+            if field.is_bits:
+                continue
             if path not in UNALIGNED or ffi.sizeof("void *") == 8:
                 checks.append((f"offsetof({owner}, {path})", field.offset))
             checks.append((f"sizeof((({owner} *)0)->{path})", field.size))
@@ -219,12 +249,14 @@ def undeclared(checks: list[tuple[str, int]], tmp_path: Path) -> list[str]:
     lines = [f"enum {{ check_{i} = {expression} }};" for i, (expression, _) in enumerate(checks)]
     result = compile_with_header(lines, tmp_path)
     wrong = {int(number) for number in re.findall(r"unit\.c:(\d+):\d+: error", result.stderr)}
-    return [checks[number - 3][0] for number in wrong]
+    return [checks[number - 4][0] for number in wrong]
 
 
 def compile_with_header(lines: list[str], tmp_path: Path) -> "subprocess.CompletedProcess[str]":
     unit = tmp_path / "unit.c"
-    unit.write_text("\n".join(["#include <stddef.h>", "#include <linux/bpf.h>", *lines, ""]))
+    unit.write_text(
+        "\n".join(["#include <stddef.h>", "#include <linux/bpf.h>", "#include <linux/if_link.h>", *lines, ""])
+    )
     return subprocess.run(
         ["cc", "-fsyntax-only", "-fmax-errors=0", str(unit)],
         capture_output=True,

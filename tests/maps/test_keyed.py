@@ -408,13 +408,14 @@ def test_a_bucket_that_is_larger_than_the_batch(monkeypatch):
             door.set_hook(previous)
 
 
-def test_the_key_that_can_not_be_set_is_named():
-    """Where a batch stops, the error is about the key that it stopped at, and those before it are set."""
+def test_the_key_that_can_not_be_set_is_named(sent):
+    """Where a batch stops, the error is about the key that it stopped at, and those before it are set, once."""
     with LpmTrie(codec_for(8), "<I", 8) as m:
         good, bad = struct.pack("=I4s", 8, b"\x0a"), struct.pack("=I4s", 99, b"\x0a")
         with pytest.raises(BpfError) as caught:
             m.update_many([(good, 1), (bad, 2), (struct.pack("=I4s", 9, b"\x0a"), 3)])
         assert caught.value.errno == errno.EINVAL and caught.value.cmd == Cmd.BPF_MAP_UPDATE_ELEM
+        assert [cmd for cmd, _ in sent].count(Cmd.BPF_MAP_UPDATE_ELEM) == 1
         assert dict(m) == {good: 1}
 
 

@@ -93,6 +93,18 @@ def test_the_loop_may_delete_what_it_sees(kind):
             assert sorted(seen) == [key(n) for n in range(50)] and not m
 
 
+def test_deleting_some_in_a_loop_is_one_walk(sent):
+    """The next key is fetched before the loop can delete the one at hand: the kernel is not sent back to the first."""
+    with LpmTrie(8, "<Q", 1024) as m:
+        m._has_batches = False
+        m.update_many({trie_key(n): n for n in range(1000)})
+        for number, each in enumerate(m):
+            if number % 2:
+                del m[each]
+        assert len(m) == 500
+        assert [cmd for cmd, _ in sent].count(Cmd.BPF_MAP_GET_NEXT_KEY) < 2000
+
+
 def test_the_key_at_hand_vanishes():
     """The kernel begins again with the first key then: nothing that came comes again, and all the rest comes."""
     with Hash("<I", "<Q", 64) as m:

@@ -334,6 +334,9 @@ def test_leaving_the_loop(ring, producer):
     for number in ring.follow():
         if number == 2:
             break
+    with RingBuffer.from_id(ring.id, "=Q") as same:
+        assert next(same.drain()) == 3
+    assert next(ring.drain()) == 4
 
     def fail_at_five():
         for number in ring.follow():
@@ -386,6 +389,38 @@ def test_threads_on_one_object(ring):
             thread.join()
         assert all(mine == sorted(mine) for mine in got)
         assert sorted(chain(*got)) == list(range(producer.counters[0])) and producer.dropped == 0
+
+
+def test_a_thread_that_is_slower(monkeypatch):
+    """While one thread looks for a record others take it, and their room is written anew: it looks once more."""
+    with RingBuffer(mmap.PAGESIZE) as ring, Producer(ring, vary=True) as producer:
+        seen = []
+
+        class Slow:
+            ring_fence = staticmethod(ring_buffer.lib.ring_fence)
+
+            @staticmethod
+            def ring_scan(*arguments):
+                with monkeypatch.context() as undone:
+                    undone.setattr(ring_buffer, "lib", real)
+                    for _ in range(random.randrange(4)):
+                        record = ring.pop(None)
+                        if record is not None:
+                            seen.append(record)
+                    producer.produce(random.randrange(30))
+                return real.ring_scan(*arguments)
+
+        real = ring_buffer.lib
+        monkeypatch.setattr(ring_buffer, "lib", Slow)
+        for _ in rounds(seconds=SECONDS / 2):
+            record = ring.pop(None)
+            if record is not None:
+                seen.append(record)
+        monkeypatch.undo()
+        seen += ring.drain()
+        numbers = [struct.unpack("=Q", record[:8])[0] for record in seen]
+        assert all(len(record) == 8 + number % 32 for record, number in zip(seen, numbers, strict=True))
+        assert numbers == sorted(set(numbers)) and len(numbers) + producer.dropped == producer.counters[0]
 
 
 class Interrupted(Exception):

@@ -65,9 +65,12 @@ def test_every_public_name_has_an_example(name: str) -> None:
         assert ">>> " in text, name
 
 
-@pytest.mark.parametrize("kind", ["Queue", "Program", "Link", "ObjectFile", "Token"])
+@pytest.mark.parametrize(
+    "kind",
+    ["Queue", "Hash", "PerCpuArray", "LpmTrie", "ArrayOfMaps", "RingBuffer", "Program", "Link", "ObjectFile", "Token"],
+)
 def test_every_method_is_explained(kind: str) -> None:
     """Every public method and property says what it does."""
     for name, member in inspect.getmembers(getattr(rawbpf, kind)):
-        if not name.startswith("_") and name not in ("map_type",):
+        if not name.startswith("_") and name not in ("map_type", "map_types", "spec_names", "value_bytes"):
             assert inspect.getdoc(member), f"{kind}.{name}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import rawbpf
-from rawbpf.abi import Cmd
+from rawbpf.abi import Cmd, MapType
 from rawbpf.syscall import errors
 from tests.conftest import TOOLS_REQUIRED
 
@@ -72,7 +72,7 @@ def test_from_a_program_to_python(tmp_path):
 
 def test_the_table_of_errors():
     """Each row's errno for its command is the exception that the library raises for it."""
-    details = {"subject": "S", "path": "P", "max_entries": 1, "value_size": 1}
+    details = {"subject": "S", "path": "P", "max_entries": 1, "value_size": 1, "about": MapType.BPF_MAP_TYPE_QUEUE}
     command, checked = None, 0
     for row in re.findall(r"^\|(.*)\|$", README.read_text(), re.MULTILINE):
         cells = [cell.strip() for cell in row.split("|")]

@@ -8,14 +8,15 @@ import re
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rawbpf import BpfError, ProgType, Queue, Stack, syscall
-from rawbpf.abi import AttachType, Cmd
-from rawbpf.objects import kconfig, loader
+from rawbpf.abi import AttachType
+from rawbpf.objects import kconfig
 from rawbpf.objects.declarations import read
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError
 from rawbpf.programs.program import VerifierError
@@ -28,13 +29,6 @@ PACKET = bytes(60)
 pytestmark = [pytest.mark.admin, pytest.mark.real_kernel(reason="programs run in the kernel alone")]
 
 
-def lookup(fd: int, key: bytes, value_size: int) -> bytes:
-    given, value = bytearray(key), bytearray(value_size)
-    attr = syscall.bpf_attr(map_fd=fd, key=syscall.pointer(given), value=syscall.pointer(value))
-    syscall.bpf(Cmd.BPF_MAP_LOOKUP_ELEM, attr, syscall.ATTR_SIZE[Cmd.BPF_MAP_LOOKUP_ELEM])
-    return bytes(value)
-
-
 def load_text(folder: Path, text: str, **wishes: Any) -> ObjectFile:
     """Compiles and loads a program in C that needs no headers but libbpf's."""
     needs_clang()
@@ -42,6 +36,15 @@ def load_text(folder: Path, text: str, **wishes: Any) -> ObjectFile:
     source.write_text(f"#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n{text}\n")
     compile_for_bpf(source, folder / "text.o")
     return ObjectFile.load(folder / "text.o", **wishes)
+
+
+def _filled(fd: int) -> list[bytes]:
+    """The values of the first slots of an array of maps."""
+    found = []
+    for slot in range(2):
+        with suppress(BpfError):
+            found.append(syscall.map_lookup_elem(fd, struct.pack("=I", slot)))
+    return found
 
 
 class TestSource:
@@ -114,6 +117,18 @@ class TestMaps:
         """A name that the file does not have is a ValueError."""
         with pytest.raises(ValueError, match="maps: the object file has no map 'nothing'"):
             ObjectFile.load(compiled("everything"), maps={"nothing": 3})
+
+    def test_with_keys(self, compiled: Compiled) -> None:
+        """Maps with keys are mappings whose keys and values have their types in C."""
+        with ObjectFile.load(compiled("corpus/tables")) as loaded:
+            loaded.maps["settings"][0] = 10
+            loaded.programs["count"].run(PACKET)
+            assert loaded.maps["by_mark"][0].bytes == len(PACKET) - 14
+            assert sum(each.packets for each in loaded.maps["total"][0]) == 1
+            assert list(loaded.maps["recent"]) == [0]
+            assert loaded.maps["large"].pop().packets == 1
+            loaded.maps["routes"][32, 0] = 5
+            assert loaded.programs["count"].run(PACKET).retval == 1
 
     def test_all_by_name(self, compiled: Compiled) -> None:
         """`maps` has all maps of the file, of whatever type."""
@@ -207,15 +222,6 @@ class TestDefaults:
         assert sizes["from_user"] == max(16384, mmap.PAGESIZE)
         assert sizes["perf"] == os.sysconf("SC_NPROCESSORS_CONF")
 
-    @pytest.mark.parametrize(("text", "processors"), [("0\n", 1), ("0-3\n", 4), ("0-1,4,6-7\n", 5)])
-    def test_possible_processors(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, processors: int
-    ) -> None:
-        """The possible processors are ranges and single numbers."""
-        (tmp_path / "possible").write_text(text)
-        monkeypatch.setattr(loader, "_POSSIBLE_CPUS", str(tmp_path / "possible"))
-        assert loader._possible_cpus() == processors
-
     def test_static_variables(self, compiled: Compiled) -> None:
         """A section of static variables alone is not mapped: it is read by a copy, and can't be written."""
         with ObjectFile.load(compiled("everything")) as loaded:
@@ -237,6 +243,14 @@ class TestDefaults:
             assert loaded.variables["table"] == (5, 6, 7)
             assert len(loaded.maps["values"].pop_many(9)) == 1
 
+    def test_legacy_maps_by_name(self, tmp_path: Path) -> None:
+        """A definition in SEC("maps/...") is refused with what to write instead where a program uses it, and only then,
+        as with libbpf."""
+        text = 'struct { int type; } old SEC("maps/old") = { 1 }; SEC("socket") int any(void *c) { return %s; }'
+        load_text(tmp_path, text % "3").close()
+        with pytest.raises(ObjectFileError, match=r"refers to section 'maps/old': .* write instead: struct"):
+            load_text(tmp_path, text % "bpf_map_lookup_elem(&old, c) != 0")
+
     def test_without_types(self, tmp_path: Path) -> None:
         """A file without BTF loads if it has no maps, as with libbpf."""
         needs_clang()
@@ -252,24 +266,42 @@ class TestMapsInMaps:
         """The maps that the file puts into a map of maps are there: programs push into them."""
         with ObjectFile.load(compiled("corpus/map_in_map")) as loaded:
             outer = loaded.maps["by_processor"].fileno()
-            ids = [struct.unpack("=I", lookup(outer, struct.pack("=I", slot), 4))[0] for slot in (0, 2)]
+            ids = [struct.unpack("=I", syscall.map_lookup_elem(outer, struct.pack("=I", slot)))[0] for slot in (0, 2)]
             assert ids == [loaded.maps["first"].id, loaded.maps["second"].id]
             with pytest.raises(BpfError, match="ENOENT"):
-                lookup(outer, struct.pack("=I", 1), 4)
+                syscall.map_lookup_elem(outer, struct.pack("=I", 1))
             for _ in range(4):
                 loaded.programs["count"].run(PACKET)
             elements = loaded.maps["first"].pop_many(9) + loaded.maps["second"].pop_many(9)
             assert elements == [len(PACKET) - 14] * 4
+
+    def test_each_its_own(self, tmp_path: Path) -> None:
+        """What the file puts into one map of maps is not in the next."""
+        text = """
+            struct queue { __uint(type, BPF_MAP_TYPE_QUEUE); __uint(max_entries, 1); __type(value, int); }
+                one SEC(".maps"), two SEC(".maps");
+            struct outer { __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS); __uint(max_entries, 2); __type(key, int);
+                __array(values, struct queue); };
+            struct outer first SEC(".maps") = { .values = { &one } };
+            struct outer second SEC(".maps") = { .values = { &two, &one } };
+        """
+        with load_text(tmp_path, text) as loaded:
+            ids = {
+                outer: [struct.unpack("=I", lookup)[0] for lookup in _filled(loaded.maps[outer].fileno())]
+                for outer in ("first", "second")
+            }
+            assert ids == {
+                "first": [loaded.maps["one"].id],
+                "second": [loaded.maps["two"].id, loaded.maps["one"].id],
+            }
 
     def test_what_goes_in(self, compiled: Compiled) -> None:
         """Into a map of maps go maps like the one that the file describes, and no others."""
         with ObjectFile.load(compiled("corpus/map_in_map")) as loaded, Queue(4, 8) as like, Queue(8, 8) as other:
             outer, key = loaded.maps["by_user"].fileno(), bytearray(4)
             for m, result in ((like, 0), (other, errno.EINVAL)):
-                value = bytearray(struct.pack("=I", m.fileno()))
-                attr = syscall.bpf_attr(map_fd=outer, key=syscall.pointer(key), value=syscall.pointer(value))
                 try:
-                    syscall.bpf(Cmd.BPF_MAP_UPDATE_ELEM, attr, 32)
+                    syscall.map_update_elem(outer, key, struct.pack("=I", m.fileno()))
                     assert result == 0
                 except OSError as error:
                     assert error.errno == result
@@ -411,7 +443,8 @@ class TestKernelSymbols:
             ("int no_such_function(int x) __ksym", "no_such_function(1)", "no such function"),
             ("const int no_such_variable __ksym", "*(int *)bpf_this_cpu_ptr(&no_such_variable)", "no such variable"),
             ("const void no_such_symbol __ksym", "(long)&no_such_symbol", "no such symbol"),
-            ("int bpf_rcu_read_lock(int x, int y) __ksym", "bpf_rcu_read_lock(1, 2)", "has another type"),
+            ("int bpf_rcu_read_lock(void) __ksym", "bpf_rcu_read_lock()", "has another type"),
+            ("void bpf_rcu_read_lock(int x) __ksym", "(bpf_rcu_read_lock(1), 0)", "has another type"),
         ],
     )
     def test_missing(self, tmp_path: Path, no_calls: None, declaration: str, use: str, says: str) -> None:

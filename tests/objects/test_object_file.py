@@ -70,7 +70,7 @@ class TestMaps:
         """A map of another type is of that type's class, its name cut to the 15 bytes that the kernel takes."""
         table = everything.maps["a_hash_with_a_long_name"]
         assert isinstance(table, rawbpf.Hash)
-        info = table.info
+        info = table.info()
         assert (info.type, info.name) == (MapType.BPF_MAP_TYPE_HASH, "a_hash_with_a_l")
         assert (info.key_size, info.value_size, info.max_entries) == (4, 8, 8)
 

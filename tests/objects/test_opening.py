@@ -33,6 +33,15 @@ def test_pinned_by_libbpf(compiled: Compiled, bpf_folder: str) -> None:
         assert stack.value_size == 8
 
 
+def test_with_keys(compiled: Compiled) -> None:
+    """Of a map with keys the keys have their types in C as well."""
+    with ObjectFile.load(compiled("corpus/free_ports")) as loaded:
+        owner_id = loaded.maps["port_of"].id
+        with open_map(f"id:{owner_id}", types=compiled("corpus/free_ports"), name="port_of") as owners:
+            owners[{"address": 5, "port": 6}] = 20000
+        assert {tuple(key): value for key, value in loaded.maps["port_of"].items()} == {(5, 6, 0): 20000}
+
+
 def test_under_another_name(compiled: Compiled, bpf_folder: str) -> None:
     """The caller says which map of the file it is, where the pin is called otherwise or there is none."""
     with ObjectFile.load(compiled("everything")) as loaded:
@@ -58,7 +67,7 @@ def test_of_another_type(bpf_folder: str, compiled: Compiled) -> None:
 
 def test_wrong_arguments(compiled: Compiled, no_calls: None) -> None:
     """Types beside a value, and a file that is none, are refused before the kernel is asked."""
-    with pytest.raises(TypeError, match="either value or types"):
+    with pytest.raises(TypeError, match="either types or value and key"):
         open_map("/sys/fs/bpf/events", 4, types=compiled("everything"))
     with pytest.raises(ObjectFileError, match="not a well-formed ELF file"):
         open_map("/sys/fs/bpf/events", types=b"\x7fELF")

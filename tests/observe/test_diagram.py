@@ -8,7 +8,10 @@ import rawbpf
 from rawbpf import Cmd, MapFlag, bpf_attr
 from rawbpf.abi import AttachType, layout
 from rawbpf.abi.door import ffi
+from rawbpf.observe import pages
 from rawbpf.observe.attr_fields import struct_of
+from rawbpf.syscall import meanings
+from rawbpf.syscall.errors import errno_name
 
 pytestmark = pytest.mark.alike
 
@@ -20,8 +23,8 @@ def rows(text: str) -> list[tuple[int, int, str]]:
 
 
 def test_the_layout_of_a_command():
-    """Without an attr: every field with its offset, size and version, and the padding."""
-    assert rawbpf.explain(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM) == "\n".join(
+    """Without an attr: every field with its offset, size and version, and the padding; then what it means."""
+    assert rawbpf.explain(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM).partition("\n\n")[0] == "\n".join(
         (
             "BPF_MAP_LOOKUP_AND_DELETE_ELEM (21), Linux 4.20: 32 bytes",
             "offset size field                     since",
@@ -32,6 +35,44 @@ def test_the_layout_of_a_command():
             "    24    8 flags                     5.14",
         )
     )
+
+
+@pytest.mark.parametrize("cmd", list(Cmd))
+def test_what_a_command_means(cmd):
+    """Below the layout: the rules of fields that it has, its description, and each errno with a meaning of its own."""
+    page = rawbpf.explain(cmd)
+    assert all(len(line) <= 80 for line in page.splitlines())
+    struct = struct_of(cmd)
+    assert struct is not None
+    assert set(pages.RULES.get(cmd, {})) <= {field.name for field in struct.fields}
+    assert f"rawbpf.syscall.{cmd.name[4:].lower()}():" in page
+    assert "In the kernel" in " ".join(page.split())
+    listed = page.rpartition("Errors:")[2]
+    for command, number in meanings.BY_COMMAND:
+        if command == cmd:
+            assert f"  {errno_name(number)} " in listed
+    assert "{" not in listed
+
+
+@pytest.mark.parametrize(("word", "cmd"), list(pages.WORDS.items()))
+def test_words_lead_to_commands(word, cmd):
+    """What one does to a queue leads to the command that does it; of a push the errors are those of queues."""
+    assert rawbpf.explain(word).startswith(f"{cmd.name} ({int(cmd)})")
+    listed = " ".join(rawbpf.explain("push").rpartition("Errors:")[2].split())
+    assert "pop first, or push with BPF_EXIST" in listed
+    assert "delete an element" not in listed
+    assert "key" not in listed
+
+
+def test_an_errno():
+    """An errno's name gives its number, and what it means for which command."""
+    text = rawbpf.explain("E2BIG")
+    assert text.startswith("E2BIG (7): Argument list too long")
+    assert "BPF_MAP_UPDATE_ELEM" in text and "pop first" in text and "BPF_LINK_CREATE" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert rawbpf.explain("enotsupp").startswith("ENOTSUPP (524)")
+    with pytest.raises(ValueError, match="no bpf command 'ENONSENSE'"):
+        rawbpf.explain("ENONSENSE")
 
 
 def test_the_values_of_an_attr():

@@ -369,3 +369,9 @@ def test_bulk_that_is_not_permitted_has_a_cause():
         door.set_hook(previous)
     assert bulk.works is False
     assert bulk.cause is not None
+
+
+def test_the_simulated_kernel_says_its_version():
+    """The doctor names the kernel that answers."""
+    with rawbpf.simulate("5.10"):
+        assert rawbpf.diagnose().facts["kernel"] == "5.10.0-simulated"

@@ -30,12 +30,14 @@ from rawbpf import (
     NotPermitted,
     Queue,
     Stack,
+    Unsupported,
     bpf,
     bpf_attr,
     syscall,
 )
 from rawbpf.abi import Cmd, door, layout
 from rawbpf.abi.door import ffi, lib
+from rawbpf.btf.writer import Builder
 from rawbpf.maps import bpffs
 from rawbpf.observe.simulated_kernel import SimulatedKernel
 from rawbpf.observe.simulator import NEWEST
@@ -680,19 +682,140 @@ def test_bulk_falls_back_to_singles(simulated, kind):
         assert m.push_many(range(120)) == 100
         assert m.pop_many(50) == (list(range(50)) if kind is Queue else list(range(99, 49, -1)))
         assert m.bulk.in_kernel is False
-        with pytest.raises(NotPermitted):
-            m.qsize()
+        assert simulated.limits in m.bulk.why
 
 
 def test_what_is_not_simulated(simulated):
-    """Programs, BTF and other map types are EPERM; what no kernel knows is EINVAL."""
-    for cmd in (Cmd.BPF_PROG_LOAD, Cmd.BPF_BTF_LOAD, Cmd.BPF_LINK_CREATE, Cmd.BPF_TOKEN_CREATE):
-        with pytest.raises(NotPermitted, match="EPERM"):
+    """Programs, links, tokens and other map types are Unsupported, with that reason; what no kernel knows is EINVAL."""
+    for cmd in (Cmd.BPF_PROG_LOAD, Cmd.BPF_LINK_CREATE, Cmd.BPF_TOKEN_CREATE):
+        with pytest.raises(Unsupported, match=simulated.limits):
             bpf(cmd, bpf_attr())
-    with pytest.raises(NotPermitted, match="EPERM"):
+    with pytest.raises(Unsupported, match=simulated.limits):
         syscall.map_create(2, "", 4, 4, 4)
     with pytest.raises(OSError, match="EINVAL"):
         bpf(9999, bpf_attr())
+
+
+def test_sizes_and_elements(kind):
+    """The model tells what a BPF program would find: how many elements there are, and which, in pop order."""
+    with apart(NEWEST) as simulated, rawbpf.simulate(directory=simulated.directory) as kernel, kind("<I", 3) as m:
+        for number in range(7):
+            if number == 5:
+                m.pop()
+            m.push(number, BPF_EXIST)
+            values = [int.from_bytes(value, "little") for value in kernel.snapshot(m.fileno())]
+            assert kernel.qsize(m.fileno()) == len(values)
+        assert values == ([4, 5, 6] if kind is Queue else [6, 5, 3])
+        assert m.pop_many(4) == values
+        assert (kernel.qsize(m.fileno()), kernel.snapshot(m.fileno())) == (0, [])
+        with pytest.raises(OSError, match="is not a simulated map's"):
+            kernel.qsize(0)
+    for version, unprivileged, error in (("5.8", False, Unsupported), (NEWEST, True, NotPermitted)):
+        with rawbpf.simulate(version, unprivileged=unprivileged) as kernel, pytest.raises(error):
+            kernel.qsize(0)
+
+
+class Event(ctypes.Structure):
+    _fields_ = [("pid", ctypes.c_int), ("comm", ctypes.c_char * 8)]
+
+
+def test_a_map_that_describes_its_values(simulated, kind):
+    """btf=True works: the map is opened by its own types, and its type information lives as long as it does."""
+    with kind(Event, 4, btf=True) as m:
+        assert m.info().btf_id in btf_ids()
+        m.push(Event(7, b"bash"))
+        with kind.from_id(m.id, rawbpf.BTF) as same:
+            value = same.pop()
+            assert (value.pid, value.comm.rstrip(b"\0")) == (7, b"bash")
+    assert btf_ids() == []
+
+
+def btf_ids() -> list[int]:
+    found = [0]
+    while (answer := errno_of(Cmd.BPF_BTF_GET_NEXT_ID, attr := bpf_attr(start_id=found[-1]), 12)) == 0:
+        found.append(attr.next_id)
+    assert answer == errno.ENOENT
+    return found[1:]
+
+
+GOOD_BTF = Builder()
+EMPTY_STRUCT = GOOD_BTF.struct("", 0, [])
+UNSIGNED = GOOD_BTF.integer("unsigned int", 4, False)
+BLOB = GOOD_BTF.encode()
+
+
+@pytest.mark.real_kernel(reason="it is compared with the simulated one")
+@pytest.mark.creates
+@pytest.mark.admin
+def test_type_information_is_answered_alike():
+    """What is loaded, read and given to a map, right and wrong, has the same results in both kernels."""
+    memory = bytearray(4096)
+    address = syscall.pointer(memory)
+    with apart(".".join(map(str, min(kernel_version(), layout.version(NEWEST))))) as simulated:
+        for fields in (
+            {"btf_size": len(BLOB)},
+            {"btf_size": len(BLOB) - 1},
+            {"btf_size": 0},
+            {"btf_size": (16 << 20) + 1},
+            {"btf_size": len(BLOB), "btf_flags": 1},
+            {"btf_size": len(BLOB), "btf_log_size": 1},
+            {"btf_size": len(BLOB), "btf_log_level": 16},
+            {"btf_size": len(BLOB), "btf_log_buf": address},
+            {"btf_size": len(BLOB), "btf": 1},
+            {"btf_size": len(BLOB), "btf_flags": 0x10000, "btf_token_fd": 9999},
+            {"btf_size": len(BLOB), "btf_flags": 0x10000},
+        ):
+            memory[: len(BLOB)] = BLOB
+            attr = bpf_attr(**{"btf": address, **fields})
+            alike([call(Cmd.BPF_BTF_LOAD, attr, 40) for call in both_calls(simulated)], fields)
+        fds = [call(Cmd.BPF_BTF_LOAD, bpf_attr(btf=address, btf_size=len(BLOB)), 40) for call in both_calls(simulated)]
+        try:
+            for fields in (
+                {},
+                {"btf_key_type_id": 0},
+                {"btf_value_type_id": 0},
+                {"btf_key_type_id": UNSIGNED},
+                {"btf_value_type_id": 99},
+                {"value_size": 8},
+                {"btf_fd": 0},
+                {"btf_fd": 9999},
+            ):
+                given = {"map_type": 22, "value_size": 4, "max_entries": 1, "btf_key_type_id": EMPTY_STRUCT}
+                given |= {"btf_value_type_id": UNSIGNED}
+                results = []
+                for call, fd in zip(both_calls(simulated), fds, strict=True):
+                    results.append(call(Cmd.BPF_MAP_CREATE, bpf_attr(**{**given, "btf_fd": fd, **fields}), 72))
+                alike(results, fields)
+            for length in (0, 4, 16, 24, 32, 40):
+                for name, name_len in ((0, 0), (address + 1024, 64), (0, 1), (address, 0)):
+                    answers = []
+                    for call, fd in zip(both_calls(simulated), fds, strict=True):
+                        info = ffi.new("struct bpf_btf_info *", {"name": name, "name_len": name_len})
+                        info.btf, info.btf_size = address + 512, 256
+                        if length < 32:
+                            info.name = info.name_len = 0
+                        pointer = int(ffi.cast("uintptr_t", info))
+                        attr = bpf_attr(info={"bpf_fd": fd, "info_len": length, "info": pointer})
+                        result = call(Cmd.BPF_OBJ_GET_INFO_BY_FD, attr, 16)
+                        answers.append((result, attr.info.info_len, info.btf_size, info.name_len, info.kernel_btf))
+                    if length < 40:
+                        assert answers[0] == answers[1], (length, name, name_len)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+def both_calls(simulated: SimulatedKernel) -> tuple[Callable[..., int], Callable[..., int]]:
+    return lib.bpf_syscall, simulated.bpf
+
+
+def alike(results: list[int], what: object) -> None:
+    """Both made a descriptor, or both failed with the same errno."""
+    for result in results:
+        if result >= 0:
+            os.close(result)
+    real, simulated = (min(result, 0) for result in results)
+    assert real == simulated, (what, results)
 
 
 def errno_of(cmd: int, attr=None, size=None) -> int:
@@ -884,7 +1007,7 @@ def test_a_thread_that_makes_maps_until_after_the_end(monkeypatch, tmp_path):
             with suppress(OSError), Queue(4, 1) as q:
                 q.pin(f"{kernel.bpffs}/{q.id}")
 
-    for _ in range(30):
+    for _ in range(10):
         ended.clear()
         with rawbpf.simulate():  # what comes after the inner one's end goes here
             thread = threading.Thread(target=make_maps)

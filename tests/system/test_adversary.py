@@ -116,10 +116,7 @@ def test_a_value_size_that_is_not_what_is_expected(kind, bpf_folder, size):
                 with pytest.raises(ValueError, match=f"{size} bytes"):
                     way()
         if size != 4:
-            for call in (syscall.map_lookup_elem, syscall.map_lookup_and_delete_elem):
-                with pytest.raises(ValueError, match="value_size 4"):
-                    call(m.fileno(), None, size)
-            with pytest.raises(ValueError, match="value_size 4"):
+            with pytest.raises(ValueError, match=f"the value has {size} bytes, and .* wants 4"):
                 syscall.map_update_elem(m.fileno(), None, bytes(size))
         assert m.pop() == b"abcd"
 

@@ -32,48 +32,51 @@ class Boom(Exception):
 
 
 class Taken:
-    """Where the calls put what they took: a list with room for all."""
+    """Where the calls put what they took: places that are there already, so that noting an answer allocates nothing."""
 
     def __init__(self) -> None:
-        self.values: list[Any] = [None] * (2 * COUNT)
+        self.answers: list[Any] = [None] * (2 * COUNT)
         self.count = 0
+        self.buffer = bytearray(4 * 40)
+
+    def values(self) -> list[int]:
+        """The numbers that were taken, in order."""
+        found: list[int] = []
+        for answer in self.answers[: self.count]:
+            found += answer if isinstance(answer, list) else [answer]
+        return [int.from_bytes(each, sys.byteorder) if isinstance(each, bytes) else each for each in found]
 
 
 def pop(m: Any, taken: Taken) -> None:
-    taken.values[taken.count] = m.pop()
+    taken.answers[taken.count] = m.pop()
     taken.count += 1
 
 
 def few(m: Any, taken: Taken) -> None:
-    values = m.pop_many(5)
-    taken.values[taken.count : taken.count + len(values)] = values
-    taken.count += len(values)
+    taken.answers[taken.count] = m.pop_many(5)
+    taken.count += 1
 
 
 def many(m: Any, taken: Taken) -> None:
-    values = m.pop_many(40)
-    taken.values[taken.count : taken.count + len(values)] = values
-    taken.count += len(values)
+    taken.answers[taken.count] = m.pop_many(40)
+    taken.count += 1
 
 
 def into(m: Any, taken: Taken) -> None:
-    buffer = bytearray(4 * 40)
-    number = m.pop_into(buffer)
-    values = memoryview(buffer).cast("I")[:number].tolist()
-    taken.values[taken.count : taken.count + number] = values
-    taken.count += number
+    number = m.pop_into(taken.buffer)
+    taken.answers[0] = number
+    taken.count = 1
 
 
 def drain(m: Any, taken: Taken) -> None:
     for value in m.drain(40):
-        taken.values[taken.count] = value
+        taken.answers[taken.count] = value
         taken.count += 1
 
 
 def take_held(m: Any, taken: Taken) -> None:
-    for raw in m.take_held():
-        taken.values[taken.count] = int.from_bytes(raw, sys.byteorder)
-        taken.count += 1
+    taken.answers[taken.count] = m.take_held()
+    taken.count += 1
 
 
 CALLS = [pop, few, many, into, drain, take_held]
@@ -109,7 +112,9 @@ def expected(held: bool) -> list[int]:
 def check(m: Any, taken: Taken, held: bool, lost: int = 0, what: object = None) -> int:
     """What was taken, and what is still there, is everything, once, in order; returns how many are missing, at most
     `lost`. The map is empty then, and can be used."""
-    got = taken.values[: taken.count]
+    got = taken.values()
+    if taken.count == 1 and any(taken.buffer):
+        got = memoryview(taken.buffer).cast("I")[: got[0]].tolist()
     rest = m.pop_many(2 * COUNT)
     missing = [number for number in expected(held) if number not in set(got + rest)]
     assert len(missing) <= lost, (what, missing, got, rest)
@@ -148,6 +153,22 @@ def test_recursion_at_every_depth(m, call, held):
     assert 1 <= raised < 39
 
 
+def fails(testcapi: Any, start: int, stop: int, call: Any, m: Any, taken: Taken) -> bool:
+    """Whether a call raises MemoryError if the allocations from `start` to `stop` fail.
+
+    A function of few instructions: where no memory is to be had at all, CPython 3.11 turns for ever on the way to an
+    exception handler behind the 128th, for whose number it has no integer.
+    """
+    try:
+        testcapi.set_nomemory(start, stop)
+        call(m, taken)
+        testcapi.remove_mem_hooks()
+        return False
+    except MemoryError:
+        testcapi.remove_mem_hooks()
+        return True
+
+
 @pytest.mark.parametrize("forever", [False, True], ids=["one", "all from there on"])
 @pytest.mark.parametrize("held", [False, True], ids=["nothing held", "held"])
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
@@ -157,18 +178,11 @@ def test_every_allocation_fails(m, call, held, forever):
     raised = number = 0
     while True:
         taken = fill(m, held)
-        call_it = call
-        try:
-            testcapi.set_nomemory(number, 0 if forever else number + 1)
-            call_it(m, taken)
-            testcapi.remove_mem_hooks()
-            failed = False
-        except MemoryError:
-            testcapi.remove_mem_hooks()
-            failed = True
+        failed = fails(testcapi, number, 0 if forever else number + 1, call, m, taken)
         check(m, taken, held, what=number)
         raised += failed
         number += 1
+        # One that fails where CPython makes do without it is none.
         if not failed and number > 5:
             break
     assert raised
