@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from rawbpf.cli.drain import drain
@@ -24,18 +23,14 @@ def run_run(options: argparse.Namespace) -> int:
         file = ObjectFile.load(options.object, variables=dict(options.set), pin_root=options.pin_root)
     except ImportError as error:
         raise UsageError(str(error)) from None
-    with file, ExitStack() as links:
+    with file:
         queues = {name: m for name, m in file.maps.items() if isinstance(m, QueueOrStack)}
         typed = _queue_to_print(options.print, queues)
-        attached = {name: file.programs[name].attach_to for name in file.attach()}
-        for name, target in options.attach:
+        for name, _ in options.attach:
             if name not in file.programs:
                 raise UsageError(f"there is no program {name!r}: the file has {', '.join(file.programs)}")
-            links.enter_context(file.programs[name].attach(target))
-            attached[name] = target
-        for name in file.programs:
-            state = f"is attached to {attached[name]}" if name in attached else "is loaded, and attached nowhere"
-            complain(f"rawbpf: {name} {state}")
+        for line in str(file.attach(dict(options.attach))).splitlines():
+            complain(f"rawbpf: {line}")
         asked = options.format or options.hex or options.text
         by_type = not asked and type(typed._codec) is not RawBytes
         notation = BtfNotation(typed._codec) if by_type else notation_of(options, typed)

@@ -25,7 +25,7 @@ from rawbpf.objects.declarations import Declarations, Selection, read
 from rawbpf.objects.elf import ObjectFileError
 from rawbpf.objects.loader import Loader, Wishes, plan
 from rawbpf.objects.variables import Variables
-from rawbpf.programs.attach import why_not_attached
+from rawbpf.programs.attach import Target, why_not_attached
 from rawbpf.programs.program import Program
 from rawbpf.syscall.descriptor import Descriptor, HasFileno
 
@@ -130,20 +130,27 @@ class ObjectFile:
             loader.done()
             undo.pop_all()
 
-    def attach(self) -> Attached:
+    def attach(self, targets: "Mapping[str, Target] | None" = None) -> Attached:
         """Attaches every program whose section says where (SEC("raw_tp/sched_process_exec")), until close().
 
-        Others, such as those of sockets, cgroups and interfaces, are attached one by one: `programs[name].attach(...)`.
+        `targets` says it for others, such as those of sockets, cgroups and interfaces, and instead of what sections
+        say: attach({"drop": "eth0"}). What a target is says Program.attach().
+
         Returns the links by the programs' names; what became of the other programs is in its `not_attached`, and of all
-        of them in its str(). Raises what Program.attach() raises; then none of them is attached.
+        of them in its str(). Raises ValueError for a program that the file does not have, and what Program.attach()
+        raises; then none of them is attached.
         """
+        given = targets or {}
+        if unknown := given.keys() - self.programs.keys():
+            raise ValueError(f"there is no program {min(unknown)!r}: the file has {', '.join(self.programs)}")
         with ExitStack() as undo:
             attached = Attached()
             for name, program in self.programs.items():
-                if why_not := why_not_attached(program):
+                why_not = "" if name in given else why_not_attached(program)
+                if why_not:
                     attached.not_attached[name] = why_not
                 else:
-                    attached[name] = undo.enter_context(program.attach())
+                    attached[name] = undo.enter_context(program.attach(given.get(name)))
             undo.pop_all()
         self._opened[:0] = attached.values()
         return attached

@@ -34,7 +34,7 @@ from rawbpf.programs.targets import (
 )
 from rawbpf.syscall import StrPath
 from rawbpf.syscall.descriptor import HasFileno, fileno_of
-from rawbpf.syscall.errors import AlreadyExists, Unsupported, bpf_error
+from rawbpf.syscall.errors import AlreadyExists, BpfError, Unsupported, bpf_error
 from rawbpf.syscall.perf_event import perf_event_enable, perf_event_set_bpf
 from rawbpf.syscall.proc import kernel_version
 
@@ -49,6 +49,7 @@ _SO_BPF, _SO_REUSEPORT_EBPF = (50, 27), (52, 68)
 class Attachable(Protocol):
     """What attach() has to know of a program."""
 
+    name: str
     prog_type: ProgType
     expected_attach_type: AttachType
     attach_to: str
@@ -85,7 +86,12 @@ def attach(program: Attachable, target: Target, attach_type: int | None, flags: 
         target = program.attach_to or None
     if target is None and method.target:
         raise TypeError(f"attach() has to be told the target of {program!r}: {method.target}")
-    return method.attach(_Request(program, target, chosen, flags, cookie))
+    try:
+        return method.attach(_Request(program, target, chosen, flags, cookie))
+    except BpfError as error:
+        if program.name:
+            error.strerror = f"program {program.name!r}: {error.strerror}"
+        raise
 
 
 def why_not_attached(program: Attachable) -> str:

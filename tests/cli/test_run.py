@@ -46,7 +46,7 @@ def test_prints_what_is_pushed(compiled: Compiled) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stderr.readline() == "rawbpf: on_exec is attached to sched_process_exec\n"
+        assert process.stderr.readline() == "rawbpf: on_exec is attached to raw tracepoint 'sched_process_exec'\n"
         pid = os.posix_spawn("/bin/true", ["true"], os.environ)
         os.waitpid(pid, 0)
         # Others run programs too.
@@ -77,10 +77,11 @@ def test_limit_and_json(compiled: Compiled) -> None:
 
 
 def test_attach(compiled: Compiled) -> None:
-    """--attach takes a program to a place; a kprobe can't be attached by bpf(2), and the text says what to use."""
-    result = run(compiled("everything"), "--print", "events", "--attach", "on_sleep=do_nanosleep")
+    """--attach takes a program to another place than its section says; where that can't be, the text says why."""
+    result = run(compiled("everything"), "--print", "events", "--attach", "on_sleep=kprobe/no_such_function")
     assert result.returncode == 1
-    assert "needs perf_event_open(2)" in result.stderr
+    assert result.stderr.startswith("rawbpf: program 'on_sleep': ")
+    assert "no_such_function" in result.stderr or "no kprobes" in result.stderr
     assert result.stdout == ""
 
 

@@ -71,6 +71,18 @@ def test_what_became_of_each(load):
             assert numbers(file) >= {7}
 
 
+def test_told_where(load):
+    """Targets can be given to attach(): of programs that wait for one, and in place of what a section says."""
+    with load("somewhere", "user_function", "raw_tracepoint") as file:
+        attached = file.attach({"somewhere": "uprobe/libc.so.6:getppid", "user_function": "uprobe/libc.so.6:getuid"})
+        assert attached["user_function"].target == "uprobe libc.so.6:getuid"
+        assert not attached.not_attached
+        assert numbers(file) == {1, 7}
+        assert numbers(file, libc.getuid) == {1, 3}
+        with pytest.raises(ValueError, match="there is no program 'nothing': the file has raw_tracepoint, "):
+            file.attach({"nothing": "lo"})
+
+
 def test_all_or_none(load):
     """If one can't be attached, attach() raises what Program.attach() does, and none of them is attached."""
     with load("raw_tracepoint", "user_function", "wrong") as file:

@@ -712,6 +712,13 @@ def test_no_such_tracepoint(q):
     assert "without their category" in error.hint
 
 
+def test_what_was_to_be_attached_to_what(q):
+    """An error names the program, if it has a name, and the target."""
+    with Program(RAW, pushing(q), name="watcher") as program:
+        error = failure_of(lambda: program.attach("nothing"))
+    assert str(error).startswith("program 'watcher': raw tracepoint 'nothing': there is none to attach to [BPF_RAW_TR")
+
+
 def test_more_arguments_than_there_are(q):
     """A program that reads beyond a tracepoint's arguments is EINVAL."""
     with Program(RAW, [load("u64", R0, R1, 88), mov(R0, 0), exit_()]) as program:

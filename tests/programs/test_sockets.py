@@ -273,7 +273,7 @@ class FakeProgram:
     """What attach() has to know of a program, without one: this kernel may not have the type."""
 
     def __init__(self, prog_type: ProgType, expected: AttachType, fd: int) -> None:
-        self.prog_type, self.expected_attach_type, self.attach_to = prog_type, expected, ""
+        self.name, self.prog_type, self.expected_attach_type, self.attach_to = "", prog_type, expected, ""
         self.fileno = lambda: fd
 
 
