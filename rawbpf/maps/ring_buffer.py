@@ -123,7 +123,8 @@ class RingBuffer(Map, Generic[T]):
         try:
             self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
         except BaseException:
-            os.close(fd)
+            if self._fd < 0:
+                os.close(fd)
             raise
 
     @classmethod
