@@ -22,17 +22,13 @@ from operator import getitem, setitem
 from typing import TYPE_CHECKING, Any
 
 from rawbpf.abi.constants import BPF_COMMON_ATTRS, Cmd
+from rawbpf.abi.python_ffi import ffi as ffi
+from rawbpf.abi.python_ring import ring_fence as ring_fence
+from rawbpf.abi.python_ring import ring_scan as ring_scan
 from rawbpf.abi.syscall_number import syscall_number
 
 if TYPE_CHECKING:
-    from rawbpf.abi._cdef import ffi as ffi
     from rawbpf.abi._native import CData
-else:
-    try:
-        from rawbpf.abi._cdef import ffi
-    except ImportError:
-        # A source folder in which nothing was built.
-        from rawbpf.abi.source_tree import ffi
 
 _NR_BPF, _NR_PERF_EVENT_OPEN = (
     syscall_number(os.uname().machine, ffi.sizeof("void *"), name) for name in ("bpf", "perf_event_open")
@@ -561,45 +557,6 @@ def map_element(m: Map, cmd: int, key: "bytes | CData", value: "bytes | CData", 
 
 def map_batch(m: Map, cmd: int, batch: "CData", answer: "CData") -> int:
     return _counted_bpf(m, cmd, batch, batch, ffi.sizeof("struct bpf_attr_batch"), answer)
-
-
-# Ring buffers
-
-# Elsewhere a processor may see two reads in another order than they are made, which nothing in Python prevents.
-_READS_IN_ORDER = os.uname().machine in ("x86_64", "i386", "i486", "i586", "i686", "s390x")
-_RINGBUF_HDR_SIZE, _RINGBUF_BUSY, _RINGBUF_DISCARD = 8, 1 << 31, 1 << 30
-
-
-def ring_scan(
-    producer: "CData", data: "CData", size: int, position: int, records: "CData", most: int, end: "CData"
-) -> int:
-    if not _READS_IN_ORDER:
-        raise OSError(errno.ENOSYS, "ring buffers need the compiled extension on this machine: see `rawbpf doctor`")
-    words = ffi.cast("uint32_t *", data)
-    limit = ffi.cast("uint64_t *", producer)[0]
-    count = 0
-    if position % 8 or not 0 <= limit - position <= size:
-        return -errno.EINVAL
-    while position != limit and count < most:
-        offset = position & size - 1
-        header = words[offset // 4]
-        length = header & ~(_RINGBUF_BUSY | _RINGBUF_DISCARD)
-        total = -(-(length + _RINGBUF_HDR_SIZE) // 8) * 8
-        if header & _RINGBUF_BUSY:
-            break
-        if total > limit - position:
-            return -errno.EINVAL
-        position += total
-        if not header & _RINGBUF_DISCARD:
-            record = records[count]
-            record.after, record.offset, record.length = position, offset + _RINGBUF_HDR_SIZE, length
-            count += 1
-    end[0] = position
-    return count
-
-
-def ring_fence() -> None:
-    """Where reads are seen in order, a write is not seen before them."""
 
 
 # The second door

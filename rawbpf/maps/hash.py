@@ -143,7 +143,7 @@ class PerCpuHash(_PerCpu[K, V]):
 
     A program reads and writes that of the CPU on which it runs, so that no two of them ever meet.
 
-    >>> from rawbpf.maps.per_cpu import possible_cpus
+    >>> from rawbpf.syscall.proc import possible_cpus
     >>> with PerCpuHash("<I", "<Q", 64) as counters:
     ...     counters[7] = [1] * possible_cpus()
     ...     sum(counters[7]) == possible_cpus()
@@ -156,7 +156,7 @@ class PerCpuHash(_PerCpu[K, V]):
 class LruPerCpuHash(_PerCpu[K, V]):
     """A PerCpuHash that evicts as LruHash does (BPF_MAP_TYPE_LRU_PERCPU_HASH). Linux 4.10.
 
-    >>> from rawbpf.maps.per_cpu import possible_cpus
+    >>> from rawbpf.syscall.proc import possible_cpus
     >>> with LruPerCpuHash("<I", "<Q", 64) as counters:
     ...     counters[7] = [1] * possible_cpus()
     ...     len(counters.pop(7)) == possible_cpus()

@@ -124,7 +124,8 @@ class KeyedMap(Map, Mapping[K, V]):
             try:
                 self._adopt(fd, syscall.obj_get_info_by_fd(fd), key, value)
             except BaseException:
-                os.close(fd)
+                if self._fd < 0:
+                    os.close(fd)
                 raise
 
     @classmethod
@@ -358,7 +359,7 @@ class KeyedMap(Map, Mapping[K, V]):
         kind, what = _MEANINGS.get(-result, (BpfError, ""))
         if what:
             return kind(-result, what.format(name=name, key=key, max_entries=self.max_entries), cmd)
-        return bpf_error(cmd, -result, fd=self._fd, subject=name)
+        return bpf_error(cmd, -result, fd=self._fd, about=self._info.type, subject=name, max_entries=self.max_entries)
 
 
 _MEANINGS: dict[int, tuple[type[BpfError], str]] = {

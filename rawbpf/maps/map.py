@@ -14,6 +14,7 @@ from rawbpf.maps.listing import id_of_name
 from rawbpf.maps.own_descriptor import own_descriptor
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import Descriptor
+from rawbpf.syscall.info import check_is_map
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,18 +36,9 @@ def open_flags(access: str) -> int:
 
 
 def map_info_of(fd: int) -> MapInfo:
-    """What the kernel says of a descriptor's map. Raises TypeError for one of something else.
-
-    For a program or a link the kernel fills in another struct, which looks like that of some map.
-    """
+    """What the kernel says of a descriptor's map. Raises TypeError for one of something else."""
     info = syscall.obj_get_info_by_fd(syscall.check_fd(fd))
-    try:
-        what = os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return info  # no /proc
-    kind = what.removeprefix("anon_inode:")
-    if kind not in (what, "bpf-map"):
-        raise TypeError(f"descriptor {fd} is of no map, but of a {kind}")
+    check_is_map(fd, info)
     return info
 
 

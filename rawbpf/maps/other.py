@@ -3,9 +3,10 @@
 from typing import Any
 
 from rawbpf import syscall
+from rawbpf.abi import MapType
 from rawbpf.maps.hash import OpenedByKey
 from rawbpf.maps.keyed import K, V
-from rawbpf.maps.per_cpu import PER_CPU, PerCpuValues, buffer_size, is_known
+from rawbpf.maps.per_cpu import PerCpuValues, buffer_size, is_known
 from rawbpf.syscall import MapInfo
 from rawbpf.values.codecs import Codec, RawBytes
 
@@ -38,7 +39,7 @@ class OtherMap(OpenedByKey[K, V]):
         return super()._codecs_of(info, key, value)
 
     def _whole_value(self, codec: Codec[Any], info: MapInfo) -> tuple[Any, Any]:
-        if info.type in PER_CPU:
+        if info.type == MapType.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE:
             whole: Any = PerCpuValues(codec)
         elif is_known(info.type):
             whole = codec

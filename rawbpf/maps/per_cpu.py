@@ -6,39 +6,20 @@ of value_size bytes would be overrun.
 Source: bpf_map_value_size() in kernel/bpf/syscall.c.
 """
 
-import functools
 from typing import Any
 
+from rawbpf import syscall
 from rawbpf.abi import MapType
 from rawbpf.syscall import MapInfo
+from rawbpf.syscall.proc import possible_cpus
 from rawbpf.values.codecs import Codec
-
-PER_CPU = (
-    MapType.BPF_MAP_TYPE_PERCPU_HASH,
-    MapType.BPF_MAP_TYPE_PERCPU_ARRAY,
-    MapType.BPF_MAP_TYPE_LRU_PERCPU_HASH,
-    MapType.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE,
-)
-
-
-@functools.cache
-def possible_cpus() -> int:
-    """How many CPUs the kernel has room for, those that are not there now included; it does not change until a reboot.
-
-    >>> possible_cpus() >= 1
-    True
-    """
-    with open("/sys/devices/system/cpu/possible") as file:
-        ranges = file.read().strip().split(",")
-    # num_possible_cpus() counts them; "0-3,8" are 5.
-    return sum(int(last or first) - int(first) + 1 for first, _, last in (each.partition("-") for each in ranges))
 
 
 def buffer_size(info: MapInfo) -> int:
-    """How many bytes the kernel reads or writes for one value of a map."""
-    if info.type in PER_CPU or not is_known(info.type):
-        return padded(info.value_size) * possible_cpus()
-    return info.value_size
+    """How many bytes the kernel reads or writes for one value of a map, at most."""
+    if is_known(info.type):
+        return syscall.value_bytes(info)
+    return padded(info.value_size) * possible_cpus()
 
 
 def is_known(map_type: MapType) -> bool:

@@ -1,21 +1,7 @@
 """RingBuffer: records of any length, from BPF programs to one consumer (BPF_MAP_TYPE_RINGBUF).
 
-The memory of a ring buffer is mapped into this process, so reading needs no system call:
-
-    page 0           the consumer's position: where the next record begins that it did not have yet. It writes it.
-    page 1           the producers' position: behind the last record that was begun. The kernel writes it.
-    pages 2 ...      the data, of a size that is a power of two; mapped twice in a row, so that no record is cut in two
-
-Positions only grow; their lowest bits are the place in the data. A record begins with its length, of 4 bytes, whose
-highest bit says that its producer still writes it, and the next one that it is to be left out; 4 bytes more follow, and
-then the record, padded to 8 bytes.
-
 A record counts as consumed, and its room is given back, when it has reached the caller: a loop's, when it comes back
 for the next one or ends; pop()'s, when it returns. A process that is killed in a loop finds that one record again.
-
-The positions and lengths are read, and the consumer's position is written, in the order that the kernel expects: C
-functions behind the door do it, with acquire loads and a fence. Where nothing could be compiled this works on x86 and
-s390x, whose processors keep that order by themselves; on others, such as arm64, reading raises OSError (ENOSYS).
 
 Sources: kernel/bpf/ringbuf.c, Documentation/bpf/ringbuf.rst.
 """
@@ -26,13 +12,13 @@ import os
 import select
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from rawbpf import syscall
 from rawbpf.abi import Cmd, MapFlag, MapType
-from rawbpf.abi.door import ffi, lib
 from rawbpf.maps.map import Map
+from rawbpf.maps.ring_memory import Record, RingMemory
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import HasFileno, fileno_of
 from rawbpf.syscall.errors import Empty
@@ -45,7 +31,6 @@ if TYPE_CHECKING:
     # A ring buffer without a specification gives bytes, one with a struct format Any.
     T = DefaultTypeVar("T", default=Any)
 
-    from rawbpf.abi._native import CData
 else:
     T = TypeVar("T")
 D = TypeVar("D")
@@ -55,12 +40,6 @@ _SCAN = 256
 
 # How soon to look again while a producer writes the record that is next, in seconds.
 _WHILE_WRITTEN = 0.0002
-
-# The position before a record, which must be that of the hand-over still; the position behind it; its bytes.
-Record = tuple[int, int, bytes]
-
-# No position is so large.
-_CLOSED = 1 << 64
 
 # A producer may say that it wakes nobody (BPF_RB_NO_WAKEUP): so often a waiter looks by itself, in seconds.
 _LOOK_AGAIN = 1.0
@@ -87,7 +66,7 @@ class RingBuffer(Map, Generic[T]):
     map_types = (MapType.BPF_MAP_TYPE_RINGBUF,)
     spec_names = ("value",)
 
-    _memory: "_Memory | None"
+    _memory: "RingMemory | None"
 
     def __init__(
         self,
@@ -123,7 +102,8 @@ class RingBuffer(Map, Generic[T]):
         try:
             self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
         except BaseException:
-            os.close(fd)
+            if self._fd < 0:
+                os.close(fd)
             raise
 
     @classmethod
@@ -236,7 +216,7 @@ class RingBuffer(Map, Generic[T]):
             raise ValueError(f"a record of {syscall.describe(self._info)} has {len(data)} bytes, not {self._size}")
         return self._decode(data)
 
-    def _hand_over(self, memory: "_Memory", timeout: float | None, stopped: Callable[[], bool]) -> Iterator[T]:
+    def _hand_over(self, memory: "RingMemory", timeout: float | None, stopped: Callable[[], bool]) -> Iterator[T]:
         until = _until(timeout)
         while not stopped():
             records, found = memory.scan(self._info, _SCAN)
@@ -258,7 +238,7 @@ class RingBuffer(Map, Generic[T]):
             elif not self._wait(memory, until, stopped):
                 return
 
-    def _wait(self, memory: "_Memory", until: float | None, stopped: Callable[[], bool]) -> bool:
+    def _wait(self, memory: "RingMemory", until: float | None, stopped: Callable[[], bool]) -> bool:
         """Sleeps until there may be a record; False if it is later than `until`."""
         pause = _pause(until)
         if pause > 0 and memory.is_written():
@@ -272,13 +252,13 @@ class RingBuffer(Map, Generic[T]):
 
     # The memory
 
-    def _mapped(self) -> "_Memory":
+    def _mapped(self) -> "RingMemory":
         self.fileno()
         if self._memory is None:
             if self._info.map_flags & MapFlag.BPF_F_RB_OVERWRITE:
                 raise TypeError(f"{syscall.describe(self._info)} overwrites old records, and is read in another way")
             # Another thread may be first.
-            made = _Memory(self.fileno(), self.size)
+            made = RingMemory(self.fileno(), self.size)
             if self._memory is None:
                 self._memory = made
         return self._memory
@@ -377,82 +357,6 @@ class _Arriving(Generic[T]):
                     await waiter.wait_async(pause)
         self._owner.fileno()
         return pause > 0
-
-
-class _Memory:
-    """What is mapped. `handed_over` is the position behind the last record that reached a caller in this process.
-
-    Several threads, or loops, may look for records at the same time. A record is handed over by who finds `handed_over`
-    to be still the position before it: until then its room was not given back, so that its bytes are its own.
-    """
-
-    def __init__(self, fd: int, size: int) -> None:
-        page = mmap.PAGESIZE
-        first = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        rest = memoryview(mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page))
-        self.consumer = memoryview(first)[:8].cast("Q")
-        self.producer = rest[:8].cast("Q")
-        self.data = rest[page:]
-        self.fence: Callable[[], None] = lib.ring_fence
-        self.handed_over: int = self.consumer[0]
-        self._size = size
-        self._pages: tuple[CData, CData] | None = ffi.from_buffer("char[]", rest), ffi.from_buffer("char[]", self.data)
-
-    def commit(self) -> None:
-        """Gives back the room of what was handed over."""
-        self.fence()
-        handed_over, consumer = self.handed_over, self.consumer
-        if len(consumer) and consumer[0] < handed_over < _CLOSED:
-            consumer[0] = handed_over
-
-    def forget(self) -> None:
-        """Ends the use of the memory: what loops that are under way find from now on counts as handed over.
-
-        A call that is under way in another thread keeps the memory mapped until its end.
-        """
-        self.commit()
-        self.handed_over = _CLOSED
-        self.consumer = self.producer = self.data = memoryview(b"")
-        self._pages = None
-
-    def scan(self, info: MapInfo, most: int) -> "tuple[Iterable[Record], bool]":
-        """Up to `most` records that are complete, from the next one on; and whether there is anything at all."""
-        self.commit()
-        consumer, pages, data = self.consumer, self._pages, self.data
-        if pages is None or not len(consumer):
-            return (), False
-        # Who has consumed through another descriptor has moved the kernel's position.
-        begin = max(self.handed_over, consumer[0])
-        if self.handed_over < begin:
-            self.handed_over = begin
-        records, end = ffi.new("struct ring_record[]", most), ffi.new("uint64_t *")
-        count = lib.ring_scan(*pages, self._size, begin, records, most, end)
-        if self.handed_over != begin:
-            return (), True  # another thread was faster
-        if count < 0:
-            raise RuntimeError(f"{syscall.describe(info)}: somebody else has moved the consumer's position")
-        if count:
-            return _contents(begin, records, count, data), True
-        found = end[0] != begin
-        if found and self.handed_over == begin:
-            # Nothing but what its producers discarded.
-            self.handed_over = end[0]
-            self.commit()
-        return (), found
-
-    def is_written(self) -> bool:
-        """Whether a record was begun: the descriptor is ready then, also while its producer still writes it."""
-        consumer, producer = self.consumer, self.producer
-        return len(consumer) == len(producer) == 1 and consumer[0] < producer[0]
-
-
-def _contents(begin: int, records: "CData", count: int, data: memoryview) -> Iterator[Record]:
-    """The records, each copied out of the memory when it is asked for."""
-    for index in range(count):
-        record = records[index]
-        after, offset = record.after, record.offset
-        yield begin, after, data[offset : offset + record.length].tobytes()
-        begin = after
 
 
 class _Waiter:

@@ -35,7 +35,7 @@ from rawbpf import (
     open_map,
 )
 from rawbpf.abi import ENOTSUPP, MapType, door
-from rawbpf.maps.per_cpu import possible_cpus
+from rawbpf.syscall.proc import possible_cpus
 from rawbpf.values.codecs import codec_for
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="the simulated one has no maps with keys")]
@@ -295,11 +295,11 @@ def test_a_programs_descriptor_is_no_map(bpf_folder):
 
     with rawbpf.Program(rawbpf.ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [mov(R0, 0), exit_()]) as program:
         program.pin(f"{bpf_folder}/p")
-        with pytest.raises(TypeError, match="of no map"):
+        with pytest.raises(TypeError, match="no map's"):
             Hash.open(f"{bpf_folder}/p")
-        with pytest.raises(TypeError, match="of no map"):
+        with pytest.raises(TypeError, match="no map's"):
             open_map(f"{bpf_folder}/p")
-        with pytest.raises(TypeError, match="of no map"):
+        with pytest.raises(TypeError, match="no map's"):
             Hash.from_fd(program.fileno())
 
 

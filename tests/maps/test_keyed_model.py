@@ -25,7 +25,7 @@ from rawbpf import (
     bpf_attr,
     pointer,
 )
-from rawbpf.maps.per_cpu import possible_cpus
+from rawbpf.syscall.proc import possible_cpus
 from tests.conftest import examples
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="the simulated one has no maps with keys")]

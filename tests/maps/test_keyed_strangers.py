@@ -15,7 +15,8 @@ from rawbpf import BpfError, Cmd, Hash, LpmTrie, LruHash, PerCpuHash
 from rawbpf.abi import ENOTSUPP, door
 from rawbpf.abi.door import ffi
 from rawbpf.maps.keyed import KeyedMap
-from rawbpf.maps.per_cpu import PerCpuValues, buffer_size, padded, possible_cpus
+from rawbpf.maps.per_cpu import PerCpuValues, buffer_size, padded
+from rawbpf.syscall.proc import possible_cpus
 from rawbpf.values.codecs import codec_for
 from tests.conftest import SECONDS, needs_3_11, rounds
 

@@ -17,7 +17,7 @@ import pytest
 
 import rawbpf
 from rawbpf import BTF, Empty, Hash, NotPermitted, RingBuffer
-from rawbpf.maps import ring_buffer
+from rawbpf.maps import ring_buffer, ring_memory
 from tests.conftest import SECONDS, needs_3_11, rounds
 from tests.maps.ring_producer import NO_WAKEUP, Producer
 
@@ -397,12 +397,12 @@ def test_a_thread_that_is_slower(monkeypatch):
         seen = []
 
         class Slow:
-            ring_fence = staticmethod(ring_buffer.lib.ring_fence)
+            ring_fence = staticmethod(ring_memory.lib.ring_fence)
 
             @staticmethod
             def ring_scan(*arguments):
                 with monkeypatch.context() as undone:
-                    undone.setattr(ring_buffer, "lib", real)
+                    undone.setattr(ring_memory, "lib", real)
                     for _ in range(random.randrange(4)):
                         record = ring.pop(None)
                         if record is not None:
@@ -410,8 +410,8 @@ def test_a_thread_that_is_slower(monkeypatch):
                     producer.produce(random.randrange(30))
                 return real.ring_scan(*arguments)
 
-        real = ring_buffer.lib
-        monkeypatch.setattr(ring_buffer, "lib", Slow)
+        real = ring_memory.lib
+        monkeypatch.setattr(ring_memory, "lib", Slow)
         for _ in rounds(seconds=SECONDS / 2):
             record = ring.pop(None)
             if record is not None:
