@@ -598,11 +598,11 @@ int bpf(int cmd, void *attr, uint32_t size);
 #define BPF_LOG_SIZE 512
 char *bpf_log(void);
 
-/* With bpf_hooked set, bpf() asks the Python function bpf_hook() instead. The
+/* After set_bpf_hooked(1), bpf() asks the Python function bpf_hook() instead. The
  * system call itself is bpf_syscall(), for whoever stands there. A simulated
  * kernel answers through bpf_answer(), which returns its argument: both note
  * the answer, so that it holds if the hook raises afterwards. */
-extern int bpf_hooked;
+void set_bpf_hooked(int on);
 int bpf_syscall(int cmd, void *attr, uint32_t size);
 int bpf_answer(int result);
 

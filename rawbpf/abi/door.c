@@ -17,7 +17,12 @@ enum {
     NO_ANSWER = INT32_MIN,
 };
 
-int bpf_hooked;
+static int bpf_hooked;
+
+void set_bpf_hooked(int on)
+{
+    bpf_hooked = on;
+}
 
 /* What the kernel says in words. The two arguments through which it does are
  * read by no other call, and by no kernel before 7.2. */

@@ -119,7 +119,7 @@ def set_simulated(kernel: Simulated | None) -> Simulated | None:
 
 
 def _open_or_guard() -> None:
-    lib.bpf_hooked = _hook is not None or simulated is not None
+    lib.set_bpf_hooked(_hook is not None or simulated is not None)
 
 
 def ask_kernel(cmd: int, attr: "CData", size: int) -> int:
@@ -135,7 +135,7 @@ def _remember(exception_type: type[BaseException], exception: BaseException, tra
 
 @_def_extern(onerror=_remember)
 def bpf_hook(cmd: int, attr: "CData", size: int, result: "CData") -> None:
-    """What bpf() calls while bpf_hooked is set. Another thread may just have taken the hook away."""
+    """What bpf() calls while calls are hooked. Another thread may just have taken the hook away."""
     result[0] = HOOK_RAISED
     result[0] = (_hook or ask_kernel)(cmd, attr, size)
 

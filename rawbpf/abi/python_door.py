@@ -1,576 +1,97 @@
-"""The door where nothing could be compiled: door.c in Python, over cffi's ABI mode and libc's syscall(2).
+"""The door where nothing could be compiled: door.c in Python.
 
 door.py takes it if the extension is not there, or RAWBPF_FFI=abi asks for it. The functions are those at the end of
 bpf.h, and say there what they do; `ffi` reads the same text. Nothing checks the layout here when it is compiled, so the
-tests do. It is slower, as filling an attr from Python costs more than the call. Threads that share a map count on the
-GIL here: claiming a batch takes two steps.
-
-An exception may come between any two steps of Python: from a signal handler, a trace function, a failing allocation.
-What the kernel answered must be noted nevertheless. So the system call and the notes on its answer are one chain of
-functions written in C, which any() runs: the interpreter does not get its turn in between.
+tests do. It is slower, as filling an attr from Python costs more than the call.
 """
 
-import errno
-import fcntl
-import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable
-from itertools import chain
-from operator import getitem, setitem
-from typing import TYPE_CHECKING, Any
-
-from rawbpf.abi.constants import BPF_COMMON_ATTRS, Cmd
-from rawbpf.abi.python_ffi import ffi as ffi
-from rawbpf.abi.python_ring import ring_fence as ring_fence
-from rawbpf.abi.python_ring import ring_scan as ring_scan
-from rawbpf.abi.syscall_number import syscall_number
-
-if TYPE_CHECKING:
-    from rawbpf.abi._native import CData
-
-_NR_BPF, _NR_PERF_EVENT_OPEN = (
-    syscall_number(os.uname().machine, ffi.sizeof("void *"), name) for name in ("bpf", "perf_event_open")
+from rawbpf.abi.python_calls import (
+    BPF_LOG_SIZE,
+    bpf,
+    bpf_answer,
+    bpf_log,
+    bpf_open,
+    bpf_syscall,
+    def_extern,
+    perf_event_open,
+    set_bpf_hooked,
 )
-
-# bpf.h declares it with the arguments of bpf(2): on no Linux does it matter that libc's takes any.
-_syscall = ffi.dlopen(None).syscall
-_fcntl: Callable[[int, int, int], int] = fcntl.fcntl
-_perf_event_open: Any = ffi.cast("long (*)(long, struct perf_event_attr *, int, int, int, unsigned long)", _syscall)
-
-BPF_LOG_SIZE: int = ffi.integer_const("BPF_LOG_SIZE")
-BATCH_FREE, BATCH_TAKEN, BATCH_HELD = range(3)
-SCRATCH_POPPED, SCRATCH_PUSHED, SCRATCH_LIMIT, SCRATCH_WHY, SCRATCH_FLAGS = range(5)
-
-_BUSY_TRIES = 10
-_ATTR_SIZE = 32
-_U32 = 0xFFFFFFFF
-_CLOSED = _U32  # no descriptor: the kernel answers EBADF
-_STDERR = 2
-
-_HOOK_ELSEWHERE, _MAP_CLOSED, _BATCH_IN_USE = -errno.EUNATCH, -errno.ESHUTDOWN, -errno.EALREADY
-_UNANSWERED = 1 << 31  # no errno, and no answer of bpf(2)
-
-# Plain ints, for the calls that are made most.
-_LOOKUP, _UPDATE = int(Cmd.BPF_MAP_LOOKUP_ELEM), int(Cmd.BPF_MAP_UPDATE_ELEM)
-_LOOKUP_AND_DELETE, _TEST_RUN = int(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM), int(Cmd.BPF_PROG_TEST_RUN)
-
-bpf_hooked: int = False
-_hook: Callable[[int, "CData", int, "CData"], None]
-
-
-class _Thread(threading.local):
-    """Each thread's own: the answer to the call that its hook is busy with; and what the kernel says in words, with
-    struct bpf_common_attr, which says where."""
-
-    answer: "list[int] | None" = None
-
-    def __init__(self) -> None:
-        self.words = ffi.new("char[]", BPF_LOG_SIZE)
-        self.common = ffi.new("uint32_t[]", 6)
-        ffi.cast("uint64_t *", self.common)[0] = int(ffi.cast("uintptr_t", self.words))
-        self.common[2], self.common[3] = BPF_LOG_SIZE, 1
-
-
-_thread = _Thread()
-
-
-def def_extern(**options: Any) -> Callable[[Any], Any]:
-    """As in API mode, takes the Python function bpf_hook; but what it raises is raised by bpf() itself."""
-
-    def take(function: Any) -> Any:
-        global _hook
-        _hook = function
-        return function
-
-    return take
-
-
-def _entering(cmd: int, attr: "CData", size: int) -> "map[Any]":
-    """The system call, made when the iterator is asked for its answer."""
-    if _NR_BPF is None:
-        raise _number_not_known("bpf(2)")
-    # The kernel looks at the last two only if the command has BPF_COMMON_ATTRS.
-    common, length = (_thread.common, 24) if cmd & BPF_COMMON_ATTRS else (ffi.NULL, 0)
-    return map(_syscall, (_NR_BPF,), (cmd,), (attr,), (size,), (common,), (length,))
-
-
-def _number_not_known(name: str) -> OSError:
-    where = f"{os.uname().machine}, with pointers of {ffi.sizeof('void *')} bytes"
-    help_ = "install it where there is a C compiler, which knows"
-    return OSError(errno.ENOSYS, f"rawbpf does not know the number of {name} on {where}: {help_}")
-
-
-def _noting_errno(answer: list[int]) -> "map[None]":
-    return map(setitem, (answer,), (1,), map(getattr, (ffi,), ("errno",)))
-
-
-def _result(answer: list[int]) -> int:
-    """What the kernel said: libc has put its errno apart."""
-    return answer[0] if answer[0] >= 0 else -answer[1]
-
-
-def _enter_kernel(cmd: int, attr: "CData", size: int, answer: list[int]) -> int:
-    any(chain(map(setitem, (answer,), (0,), _entering(cmd, attr, size)), _noting_errno(answer)))
-    return _result(answer)
-
-
-def _ask_hook(cmd: int, attr: "CData", size: int, answer: list[int]) -> int:
-    outer, _thread.answer = _thread.answer, answer  # outer: of a call whose hook makes this one
-    result = [_HOOK_ELSEWHERE]
-    try:
-        _hook(cmd, ffi.cast("void *", attr), size, result)  # type: ignore[arg-type]
-    except BaseException:
-        # Whatever bpf(2) answers above 0 is a descriptor, but for one command.
-        made = _result(answer)
-        if made > 0 and answer[0] != _UNANSWERED and cmd != Cmd.BPF_PROG_STREAM_READ_BY_FD:
-            answer[0] = _UNANSWERED
-            os.close(made)
-        raise
-    finally:
-        _thread.answer = outer
-    return result[0]
-
-
-def _bpf(cmd: int, attr: "CData", size: int, answer: list[int]) -> int:
-    if cmd & BPF_COMMON_ATTRS:
-        _thread.words[0] = b"\0"
-    return _ask_hook(cmd, attr, size, answer) if bpf_hooked else _enter_kernel(cmd, attr, size, answer)
-
-
-def bpf(cmd: int, attr: "CData", size: int) -> int:
-    return _bpf(cmd, attr, size, [_UNANSWERED, 0])
-
-
-def bpf_log() -> "CData":
-    return _thread.words
-
-
-def bpf_open(cmd: int, attr: "CData", size: int, made: "CData") -> int:
-    answer = [_UNANSWERED, 0]
-    try:
-        result = _bpf(cmd, attr, size, answer)
-    finally:
-        if answer[0] != _UNANSWERED:
-            made[0] = _result(answer)
-    return _above_stderr(result, made)
-
-
-def _above_stderr(result: int, made: "CData") -> int:
-    """Leaves a new descriptor in made[0], moved above 2; or the errno, as it is."""
-    made[0] = result
-    if 0 <= result <= _STDERR:
-        moved = [-1]
-        try:
-            any(map(setitem, (moved,), (0,), map(_fcntl, (result,), (fcntl.F_DUPFD_CLOEXEC,), (_STDERR + 1,))))
-        except OSError as error:
-            moved[0] = -(error.errno or errno.EMFILE)
-        finally:
-            made[0] = moved[0]
-            os.close(result)
-    return int(made[0])
-
-
-def bpf_syscall(cmd: int, attr: "CData", size: int) -> int:
-    answer = _thread.answer
-    return _enter_kernel(cmd, attr, size, [_UNANSWERED, 0] if answer is None else answer)
-
-
-def bpf_answer(result: int) -> int:
-    answer = _thread.answer
-    if answer is not None:
-        answer[:] = (result, 0) if result >= 0 else (-1, -result)
-    return result
-
-
-# Maps
-
-
-class Map:
-    """struct map. `calls` has a mark for each call that is under way."""
-
-    __slots__ = ("calls", "fd", "held", "taken", "value_size")
-
-    def __init__(self, fd: int, value_size: int) -> None:
-        self.fd = fd
-        self.value_size = value_size
-        self.calls: list[object] = []
-        self.held = 0
-        self.taken = 0
-
-
-new_map = Map
-
-
-def forget_calls(m: Map) -> None:
-    m.calls.clear()
-
-
-def map_retire(m: Map) -> None:
-    m.fd = _CLOSED
-    # When the interpreter ends, daemon threads stand still wherever they are.
-    while m.calls and not sys.is_finalizing():
-        time.sleep(0.00005)
-
-
-def _counted(m: Map, steps: "Iterable[None]") -> None:
-    """Runs the steps as one, counted as a call that map_retire() waits for."""
-    mark = object()
-    marked, unmarked = map(m.calls.append, (mark,)), map(m.calls.remove, (mark,))
-    try:
-        any(chain(marked, steps, unmarked))
-    except BaseException:
-        if mark in m.calls:
-            m.calls.remove(mark)
-        raise
-
-
-def map_dup(m: Map, made: Any) -> int:
-    if m.fd == _CLOSED:
-        return _MAP_CLOSED
-    copying = map(_fcntl, map(getattr, (m,), ("fd",)), (fcntl.F_DUPFD_CLOEXEC,), (_STDERR + 1,))
-    try:
-        _counted(m, map(setitem, (made,), (0,), copying))
-    except OSError as error:
-        # EINVAL: the process may have no descriptor above 2.
-        return -errno.EBADF if error.errno == errno.EBADF else -errno.EMFILE
-    except OverflowError:
-        return _MAP_CLOSED
-    return int(made[0])
-
-
-def map_bpf(m: Map, cmd: int, attr: "CData", size: int) -> int:
-    answer = [_UNANSWERED, 0]
-    if m.fd == _CLOSED:
-        return _MAP_CLOSED
-    if bpf_hooked:
-        return _ask_hook(cmd, attr, size, answer)
-    _counted(m, chain(map(setitem, (answer,), (0,), _entering(cmd, attr, size)), _noting_errno(answer)))
-    return _result(answer)
-
-
-def _element_command(
-    cmd: int, m: Map, value: "CData", flags: int, answer: list[int], note: "Callable[[], Iterable[None]]" = tuple
-) -> int:
-    """A command for an element. note() is what to do in the same step, once the answer is there."""
-    attr = ffi.new("union bpf_attr *")
-    attr.value = int(ffi.cast("uintptr_t", value))
-    attr.flags = flags
-    for _ in range(_BUSY_TRIES):
-        if bpf_hooked:
-            attr.map_fd = m.fd
-            result = _ask_hook(cmd, attr, _ATTR_SIZE, answer)
-        else:
-            # The descriptor is read after the call was counted, as map_retire() does it the other way round.
-            descriptor = map(setattr, (attr,), ("map_fd",), map(getattr, (m,), ("fd",)))
-            entering = map(setitem, (answer,), (0,), _entering(cmd, attr, _ATTR_SIZE))
-            _counted(m, chain(descriptor, entering, note(), _noting_errno(answer)))
-            result = _result(answer)
-        if result != -errno.EBUSY:
-            break
-    return _MAP_CLOSED if m.fd == _CLOSED and result == -errno.EBADF else result
-
-
-def map_update_elem(m: Map, value: "bytes | CData", flags: int) -> int:
-    data = ffi.from_buffer("char[]", value) if isinstance(value, bytes) else value
-    return _element_command(_UPDATE, m, data, flags, [_UNANSWERED, 0])
-
-
-def map_lookup_elem(m: Map, value: "CData") -> int:
-    return _element_command(_LOOKUP, m, value, 0, [_UNANSWERED, 0])
-
-
-def map_push(m: Map, values: "bytes | CData", count: int, flags: int) -> int:
-    size = m.value_size
-    data = memoryview(values if isinstance(values, bytes) else ffi.buffer(values, count * size))
-    for pushed in range(count):
-        result = map_update_elem(m, bytes(data[pushed * size : (pushed + 1) * size]), flags)
-        if result < 0:
-            return -result << 32 | pushed
-    return count
-
-
-# Batches
-
-
-class Batch:
-    """struct batch. `data` is the memory of its elements."""
-
-    __slots__ = ("capacity", "count", "data", "first", "map", "number", "owner", "scratch", "state")
-
-    def __init__(self, m: Map, data: memoryview, capacity: int) -> None:
-        self.map = m
-        self.data = data
-        self.capacity = capacity
-        self.scratch: Scratch | None = None
-        self.owner = self.number = self.first = self.count = 0
-        self.state = BATCH_FREE
-
-
-def new_batch(m: Map, capacity: int) -> tuple[Batch, memoryview]:
-    view = memoryview(bytearray(capacity * m.value_size))
-    return Batch(m, view, capacity), view
-
-
-def _claim(batch: Batch, state: int) -> bool:
-    if batch.state != state:
-        return False
-    batch.state = BATCH_TAKEN
-    batch.owner = threading.get_ident()
-    return True
-
-
-def batch_begin(batch: Batch) -> bool:
-    if not _claim(batch, BATCH_FREE):
-        return False
-    batch.first = batch.count = 0
-    batch.scratch = None
-    return True
-
-
-def _number(batch: Batch, count: int) -> None:
-    """`count` elements are about to be taken: an element's number is that of its call."""
-    if batch.count == 0:
-        batch.number = batch.map.taken
-    batch.map.taken += count
-
-
-def _pop_one(batch: Batch) -> int:
-    m, count = batch.map, batch.count
-    _number(batch, 1)
-    value = ffi.from_buffer("char[]", batch.data[count * m.value_size : (count + 1) * m.value_size])
-    answer = [_UNANSWERED, 0]
-    taken = {0: count + 1}
-
-    def note() -> "map[None]":
-        # count = taken.get(answer[0], count)
-        return map(setattr, (batch,), ("count",), map(taken.get, map(getitem, (answer,), (0,)), (count,)))
-
-    result = _UNANSWERED
-    try:
-        result = _element_command(_LOOKUP_AND_DELETE, m, value, 0, answer, note)
-        return result
-    finally:
-        # Where a hook stands at the door.
-        if 0 in (result, answer[0]):
-            batch.count = count + 1
-
-
-def map_lookup_and_delete_elem(batch: Batch) -> int:
-    if not batch_begin(batch):
-        return _BATCH_IN_USE
-    result = _pop_one(batch)
-    if batch.count == 0:
-        batch.state = BATCH_FREE
-    return result
-
-
-def batch_pop(batch: Batch, want: int) -> int:
-    result = 0
-    while result == 0 and want and batch.count < batch.capacity:
-        result = _pop_one(batch)
-        want -= 1
-    return result
-
-
-def _left(batch: Batch) -> int:
-    return batch.count - batch.first
-
-
-def batch_left(batch: Batch) -> int:
-    return _left(batch) + (_left(batch.scratch.batch) if batch.scratch else 0)
-
-
-def _hold(batch: Batch) -> None:
-    if batch.state != BATCH_TAKEN:
-        return
-    if batch_left(batch) == 0:
-        batch.state = BATCH_FREE
-    else:
-        batch.map.held += 1
-        batch.state = BATCH_HELD
-
-
-def batch_hold(batch: Batch, other: Batch) -> None:
-    _hold(batch)
-    _hold(other)
-
-
-def batch_keep(batch: Batch) -> None:
-    if batch.owner == threading.get_ident():
-        _hold(batch)
-
-
-def _move(to: Batch, source: Batch, most: int) -> int:
-    size = to.map.value_size
-    count = min(_left(source), most, to.capacity - to.count)
-    if count:
-        begin = source.first * size
-        to.data[to.count * size : (to.count + count) * size] = source.data[begin : begin + count * size]
-        if to.count == 0:
-            to.number = source.number + source.first
-        # Both in one step, or the elements would be there twice, or not at all.
-        any(map(setattr, (to, source), ("count", "first"), (to.count + count, source.first + count)))
-    return count
-
-
-def batch_move(to: Batch, source: Batch, most: int) -> int:
-    if _claim(source, BATCH_HELD):
-        source.map.held -= 1
-    elif source.state != BATCH_TAKEN or source.owner != threading.get_ident():
-        return 0
-    try:
-        moved = _move(to, source, most)
-        if source.scratch and _left(source) == 0:
-            moved += _move(to, source.scratch.batch, most - moved)
-        return moved
-    finally:
-        _hold(source)
-
-
-def batch_absorb(batch: Batch) -> None:
-    if batch.scratch:
-        _move(batch, batch.scratch.batch, _U32)
-        if _left(batch.scratch.batch) == 0:
-            batch.scratch = None
-
-
-class Scratch:
-    """struct scratch."""
-
-    __slots__ = ("attr_size", "batch", "borrower", "busy", "data", "pop_attr", "push_attr", "words")
-
-    def __init__(
-        self,
-        m: Map,
-        memory: memoryview,
-        data: int,
-        capacity: int,
-        pop_attr: "CData",
-        push_attr: "CData",
-        attr_size: int,
-    ) -> None:
-        self.batch = Batch(m, memory[data:], capacity)
-        self.borrower: Batch | None = None
-        self.busy = threading.Lock()
-        self.words = memory[:data].cast("I")
-        self.pop_attr, self.push_attr, self.attr_size = pop_attr, push_attr, attr_size
-
-
-new_scratch = Scratch
-
-
-def _is_lent(scratch: Scratch) -> bool:
-    borrower = scratch.borrower
-    return borrower is not None and borrower.scratch is scratch and borrower.state != BATCH_FREE
-
-
-def _run(scratch: Scratch, attr: "CData", want: int, note: "Callable[[], Iterable[None]]" = tuple) -> int:
-    """Runs one of the two programs; note() is what to do in the same step."""
-    m, words, answer = scratch.batch.map, scratch.words, [_UNANSWERED, 0]
-    words[SCRATCH_POPPED] = words[SCRATCH_PUSHED] = words[SCRATCH_WHY] = 0
-    words[SCRATCH_LIMIT] = want
-    if m.fd == _CLOSED:
-        return _MAP_CLOSED
-    if bpf_hooked:
-        try:
-            result = _ask_hook(_TEST_RUN, attr, scratch.attr_size, answer)
-        finally:
-            any(note())
-    else:
-        entering = map(setitem, (answer,), (0,), _entering(_TEST_RUN, attr, scratch.attr_size))
-        _counted(m, chain(entering, note(), _noting_errno(answer)))
-        result = _result(answer)
-    return result if result < 0 else -words[SCRATCH_WHY] & _U32
-
-
-def batch_pop_many(batch: Batch, scratch: Scratch, want: int) -> int:
-    popped = scratch.batch
-    if not scratch.busy.acquire(False):
-        return _BATCH_IN_USE
-    try:
-        if _is_lent(scratch) and not (scratch.borrower is batch and _left(popped) == 0):
-            return _BATCH_IN_USE
-        popped.first = popped.count = 0
-        _number(popped, want)
-        if batch.count == 0:
-            batch.number = popped.number
-        scratch.borrower = batch
-        batch.scratch = scratch
-
-        def note() -> "map[None]":
-            return map(setattr, (popped,), ("count",), map(min, map(getitem, (scratch.words,), (0,)), (want,)))
-
-        return _run(scratch, scratch.pop_attr, want, note)
-    finally:
-        scratch.busy.release()
-
-
-def map_push_many(scratch: Scratch, values: "bytes | CData", count: int, flags: int) -> int:
-    if not scratch.busy.acquire(False):
-        return _BATCH_IN_USE
-    try:
-        if _is_lent(scratch):
-            return _BATCH_IN_USE
-        size = count * scratch.batch.map.value_size
-        scratch.batch.data[:size] = values if isinstance(values, bytes) else ffi.buffer(values, size)
-        scratch.words[SCRATCH_FLAGS : SCRATCH_FLAGS + 2].cast("B").cast("Q")[0] = flags
-        result = _run(scratch, scratch.push_attr, count)
-        return result << 32 | min(scratch.words[SCRATCH_PUSHED], count) if result >= 0 else result
-    finally:
-        scratch.busy.release()
-
-
-# Maps with keys
-
-
-def _counted_bpf(m: Map, cmd: int, attr: "CData", fields: "CData", size: int, answer: "CData") -> int:
-    """A command whose `fields` have the map's descriptor. The kernel's answer is noted in a step without a call."""
-    result = -errno.EBUSY
-    for _ in range(_BUSY_TRIES):
-        noted = [_UNANSWERED, 0]
-        try:
-            if bpf_hooked:
-                fields.map_fd = m.fd
-                result = _ask_hook(cmd, attr, size, noted)
-            else:
-                # The descriptor is read after the call was counted, as map_retire() does it the other way round.
-                descriptor = map(setattr, (fields,), ("map_fd",), map(getattr, (m,), ("fd",)))
-                entering = map(setitem, (noted,), (0,), _entering(cmd, attr, size))
-                _counted(m, chain(descriptor, entering, _noting_errno(noted)))
-                result = _result(noted)
-        finally:
-            if noted[0] != _UNANSWERED:
-                answer[0] = noted[0] if noted[0] >= 0 else -noted[1]
-        if result != -errno.EBUSY:
-            break
-    return _MAP_CLOSED if m.fd == _CLOSED and result == -errno.EBADF else result
-
-
-def map_element(m: Map, cmd: int, key: "bytes | CData", value: "bytes | CData", flags: int, answer: "CData") -> int:
-    key, value = (ffi.from_buffer("char[]", each) if isinstance(each, bytes) else each for each in (key, value))
-    attr = ffi.new("union bpf_attr *")
-    attr.key, attr.value, attr.flags = int(ffi.cast("uintptr_t", key)), int(ffi.cast("uintptr_t", value)), flags
-    return _counted_bpf(m, cmd, attr, attr, _ATTR_SIZE, answer)
-
-
-def map_batch(m: Map, cmd: int, batch: "CData", answer: "CData") -> int:
-    return _counted_bpf(m, cmd, batch, batch, ffi.sizeof("struct bpf_attr_batch"), answer)
-
-
-# The second door
-
-
-def perf_event_open(attr: "CData", pid: int, cpu: int, group_fd: int, flags: int, made: "CData") -> int:
-    if _NR_PERF_EVENT_OPEN is None:
-        raise _number_not_known("perf_event_open(2)")
-    answer = [_UNANSWERED, 0]
-    number = _NR_PERF_EVENT_OPEN
-    entering = map(_perf_event_open, (number,), (attr,), (pid,), (cpu,), (group_fd,), (flags,))
-    try:
-        any(chain(map(setitem, (answer,), (0,), entering), _noting_errno(answer)))
-    finally:
-        if answer[0] != _UNANSWERED:
-            made[0] = _result(answer)
-    return _above_stderr(_result(answer), made)
+from rawbpf.abi.python_ffi import ffi
+from rawbpf.abi.python_maps import (
+    BATCH_FREE,
+    BATCH_HELD,
+    BATCH_TAKEN,
+    SCRATCH_FLAGS,
+    SCRATCH_LIMIT,
+    SCRATCH_POPPED,
+    SCRATCH_PUSHED,
+    SCRATCH_WHY,
+    batch_absorb,
+    batch_begin,
+    batch_hold,
+    batch_keep,
+    batch_left,
+    batch_move,
+    batch_pop,
+    batch_pop_many,
+    forget_calls,
+    map_batch,
+    map_bpf,
+    map_dup,
+    map_element,
+    map_lookup_and_delete_elem,
+    map_lookup_elem,
+    map_push,
+    map_push_many,
+    map_retire,
+    map_update_elem,
+    new_batch,
+    new_map,
+    new_scratch,
+)
+from rawbpf.abi.python_ring import ring_fence, ring_scan
+
+__all__ = [
+    "BATCH_FREE",
+    "BATCH_HELD",
+    "BATCH_TAKEN",
+    "BPF_LOG_SIZE",
+    "SCRATCH_FLAGS",
+    "SCRATCH_LIMIT",
+    "SCRATCH_POPPED",
+    "SCRATCH_PUSHED",
+    "SCRATCH_WHY",
+    "batch_absorb",
+    "batch_begin",
+    "batch_hold",
+    "batch_keep",
+    "batch_left",
+    "batch_move",
+    "batch_pop",
+    "batch_pop_many",
+    "bpf",
+    "bpf_answer",
+    "bpf_log",
+    "bpf_open",
+    "bpf_syscall",
+    "def_extern",
+    "ffi",
+    "forget_calls",
+    "map_batch",
+    "map_bpf",
+    "map_dup",
+    "map_element",
+    "map_lookup_and_delete_elem",
+    "map_lookup_elem",
+    "map_push",
+    "map_push_many",
+    "map_retire",
+    "map_update_elem",
+    "new_batch",
+    "new_map",
+    "new_scratch",
+    "perf_event_open",
+    "ring_fence",
+    "ring_scan",
+    "set_bpf_hooked",
+]

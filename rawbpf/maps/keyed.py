@@ -298,7 +298,7 @@ class KeyedMap(Map, Mapping[K, V]):
         return _Values(self)
 
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def _pairs(self) -> Iterator[tuple[K, V]]:
         for key, value in self._raw_items():

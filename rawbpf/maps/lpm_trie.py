@@ -27,12 +27,12 @@ class LpmKey(StructFormat):
         super().__init__(struct.Struct(f"=I{size - _LENGTH_SIZE}s"))
         self._network = network
 
-    def encode(self, key: Any) -> bytes:
-        length, data = self._parts(key)
+    def encode(self, value: Any) -> bytes:
+        length, data = self._parts(value)
         if len(data) != self.size - _LENGTH_SIZE:
-            raise ValueError(f"{key!r} has {len(data)} bytes, and keys of this map {self.size - _LENGTH_SIZE}")
+            raise ValueError(f"{value!r} has {len(data)} bytes, and keys of this map {self.size - _LENGTH_SIZE}")
         if not 0 <= length <= 8 * len(data):
-            raise ValueError(f"{key!r}: a prefix here has 0 to {8 * len(data)} bits")
+            raise ValueError(f"{value!r}: a prefix here has 0 to {8 * len(data)} bits")
         return super().encode((length, data))
 
     def _parts(self, key: Any) -> tuple[int, bytes]:

@@ -10,10 +10,10 @@ push and pop is approximate.
 
 import errno
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rawbpf import syscall
-from rawbpf.abi import Cmd, MapType, ProgType
+from rawbpf.abi import Cmd, MapType, ProgType, door
 from rawbpf.abi.door import MAP_CLOSED, lib
 from rawbpf.btf import reader
 from rawbpf.maps.mapped_array import MappedArray
@@ -47,7 +47,11 @@ from rawbpf.syscall.permission import lacking
 from rawbpf.syscall.proc import Capability, has_capability
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rawbpf.abi._native import CData
+
+T = TypeVar("T")
 
 # The memory of a snapshot: what is asked for, what was found, and a part of the ring.
 _FROM, _LENGTH, _ADDRESS, _HEAD, _TAIL, _DATA = 0, 8, 16, 24, 28, 64
@@ -94,6 +98,8 @@ class Inspector:
 
     def qsize(self) -> int:
         """The number of elements in the map."""
+        if door.simulated is not None:
+            return self._simulated(door.simulated.qsize)
         counter = self._counter
         if counter is None:
             with own_descriptor(self._map, Cmd.BPF_PROG_LOAD, syscall.describe(self._info)) as fd:
@@ -101,6 +107,7 @@ class Inspector:
             counter = self.__dict__.setdefault("_counter", made)
             if counter is not made:
                 made.close()
+        size = _UNSTABLE
         for _ in range(_TRIES):
             size = self._run(counter)
             if size != _UNSTABLE:
@@ -109,7 +116,10 @@ class Inspector:
 
     def snapshot(self) -> list[bytes]:
         """The raw elements in pop order."""
+        if door.simulated is not None:
+            return self._simulated(door.simulated.snapshot)
         slots, size = self._info.max_entries + 1, self._info.value_size
+        before, ring = (0, 0), b""
         for _ in range(_TRIES):
             before, ring, after = self._copied(slots * size)
             if before == after:
@@ -118,6 +128,10 @@ class Inspector:
         filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
         elements = [ring[slot * size : (slot + 1) * size] for slot in filled]
         return elements if self._info.type == MapType.BPF_MAP_TYPE_QUEUE else elements[::-1]
+
+    def _simulated(self, look: "Callable[[int], T]") -> T:
+        with own_descriptor(self._map, Cmd.BPF_PROG_LOAD, syscall.describe(self._info)) as fd:
+            return look(fd)
 
     def _copied(self, length: int) -> tuple[tuple[int, int], bytes, tuple[int, int]]:
         """The ring's bytes, and (head, tail) before and after they were copied."""

@@ -144,8 +144,8 @@ def _door() -> str:
 
 def _kernel() -> str:
     """Its release; the simulated kernel says that it is one."""
-    simulated = door.simulated and door.simulated.proc("/proc/sys/kernel/osrelease")
-    return simulated.strip() if simulated else os.uname().release
+    release = door.simulated.proc("/proc/sys/kernel/osrelease") if door.simulated is not None else None
+    return release.strip() if release else os.uname().release
 
 
 def _user_namespace() -> str:

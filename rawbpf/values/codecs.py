@@ -87,7 +87,7 @@ class RawBytes(OwnCodec):
         self.size = size
 
     def encode(self, value: "Buffer") -> bytes:
-        return _bytes_of(value, self.size)
+        return _bytes_of(value, self.size, addresses=False)
 
     def decode(self, data: bytes) -> bytes:
         return data
@@ -113,12 +113,15 @@ class RawBytes(OwnCodec):
         return f"{self.size} bytes"
 
 
-def _bytes_of(value: "Buffer", size: int) -> bytes:
+def _bytes_of(value: "Buffer", size: int, *, addresses: bool = True) -> bytes:
     # bytes(5) would be five zero bytes: only objects with a buffer are accepted.
     try:
-        data = memoryview(value).tobytes()
+        view = memoryview(value)
     except TypeError:
         raise TypeError(f"a value is bytes or another buffer, not {type(value).__name__}") from None
+    if not addresses:
+        _no_addresses(view)
+    data = view.tobytes()
     if len(data) != size:
         raise ValueError(f"the value has {len(data)} bytes, and value_size is {size}")
     return data
@@ -309,7 +312,8 @@ def codec_for(spec: "ValueSpec | ByBtf") -> Codec[Any]:
         except struct.error as error:
             raise ValueError(f"{spec!r} is not a struct format: {error}") from None
     if isinstance(spec, struct.Struct):
-        return StructFormat(spec if type(spec) is struct.Struct else struct.Struct(spec.format))
+        # A Struct of our own: __init__() of the caller's, called again, would change the size of a map's values.
+        return StructFormat(struct.Struct(spec.format))
     if isinstance(spec, type) and hasattr(spec, "from_buffer_copy"):
         return CtypesType(spec)
     if not isinstance(spec, (type, bool)) and all(hasattr(spec, name) for name in ("size", "encode", "decode")):
@@ -329,11 +333,15 @@ def bytes_view(buffer: "Buffer") -> memoryview:
     """The bytes of a contiguous buffer. Raises TypeError for one whose items are addresses: no other process could
     follow them, and writing over them would crash this one."""
     view = memoryview(buffer)
-    if found := _ADDRESSES.search(_NAMES.sub("", view.format)):
-        raise TypeError(f"the buffer holds addresses (format {view.format!r} has {found[0]!r}), no values")
+    _no_addresses(view)
     if not view.c_contiguous:
         raise TypeError("the buffer is not contiguous")
     return view.cast("B") if view.nbytes else memoryview(b"").cast("B") if view.readonly else memoryview(bytearray())
+
+
+def _no_addresses(view: memoryview) -> None:
+    if found := _ADDRESSES.search(_NAMES.sub("", view.format)):
+        raise TypeError(f"the buffer holds addresses (format {view.format!r} has {found[0]!r}), no values")
 
 
 def decode_many(codec: Codec[Any], chunks: "Iterable[bytes | memoryview]") -> list[Any]:
@@ -368,6 +376,9 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | 
         if encode_all is not None:
             return cast(bytes, encode_all(list(cast("Iterable[Any]", values))))
         return b"".join([codec.encode(value) for value in cast("Iterable[Any]", values)])
+    # Values of a ctypes type may have pointers as fields: those are the caller's own choice.
+    if not isinstance(codec, CtypesType):
+        _no_addresses(view)
     if view.itemsize not in (1, codec.size):
         raise ValueError(f"the buffer's items have {view.itemsize} bytes, and value_size is {codec.size}")
     if view.nbytes % codec.size:

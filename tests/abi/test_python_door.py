@@ -18,7 +18,7 @@ import pytest
 
 import rawbpf
 from rawbpf import Queue
-from rawbpf.abi import door, layout, python_door
+from rawbpf.abi import door, layout, python_calls, python_door
 from rawbpf.abi._cdef import ffi as abi_ffi
 from rawbpf.abi.syscall_number import syscall_number
 from tests.conftest import examples
@@ -173,7 +173,7 @@ def test_what_is_no_c_integer_is_refused(arguments):
 
 def test_an_unknown_machine_is_said_to_be(monkeypatch):
     """Where the number of bpf(2) is not known, every call says so, names the machine, and is ENOSYS."""
-    monkeypatch.setattr(python_door, "_NR_BPF", None)
+    monkeypatch.setattr(python_calls, "_NR_BPF", None)
     with pytest.raises(OSError, match=f"the number of bpf.2. on {os.uname().machine}") as caught:
         python_door.bpf_syscall(0, abi_ffi.NULL, 0)
     assert caught.value.errno == errno.ENOSYS

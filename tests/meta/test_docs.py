@@ -23,7 +23,8 @@ pytestmark = pytest.mark.alike
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(rawbpf.__path__, "rawbpf.")
-    if module.name.rpartition(".")[2] not in ("__main__", "_native", "_cdef", "python_door")
+    if module.name.rpartition(".")[2]
+    not in ("__main__", "_native", "_cdef", "python_calls", "python_door", "python_maps")
     and ".examples" not in module.name
 )
 # What the simulated kernel leaves out: programs, BTF, tokens, and looking around in the system.
