@@ -264,4 +264,4 @@ class DeletingMap(KeyedMap[K, V]):
             warnings.warn(what, RuntimeWarning, stacklevel=3)
 
 
-MutableMapping.register(DeletingMap)
+MutableMapping.register(DeletingMap)  # pyright: ignore[reportAttributeAccessIssue]
