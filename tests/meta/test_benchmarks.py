@@ -33,7 +33,7 @@ def test_each_benchmark_prints_its_tables() -> None:
         "8-byte values, elements a call",
         "times faster than the C loop",
         "pop_into, elements a call",
-        "many.BREAK_EVEN",
+        "bulk.BREAK_EVEN",
         "bulk.VALUE_SIZE_MAX",
         "8-byte values, threads",
         "8-byte records to another process",
