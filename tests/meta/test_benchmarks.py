@@ -34,7 +34,7 @@ def test_each_benchmark_prints_its_tables() -> None:
         "times faster than the C loop",
         "pop_into, elements a call",
         "bulk.BREAK_EVEN",
-        "bulk.VALUE_SIZE_MAX",
+        "in_kernel.VALUE_SIZE_MAX",
         "8-byte values, threads",
         "8-byte records to another process",
     ):
