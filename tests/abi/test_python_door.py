@@ -287,7 +287,7 @@ def test_a_wheel_without_a_compiler(source: Path):
     [wheel] = source.glob("out/*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"rawbpf/_abi.py", "rawbpf/python_door.py", "rawbpf/bpf.h"} <= set(names)
+    assert {f"rawbpf/abi/{each}" for each in ("_cdef.py", "python_door.py", "bpf.h", "door.c")} <= set(names)
     assert not [name for name in names if name.endswith(".so")]
 
 

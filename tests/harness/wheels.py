@@ -20,9 +20,11 @@ from pathlib import Path
 OLDEST = (3, 10)
 
 # What must be in them, and what must not.
-WHEEL_HAS = ("rawbpf/_native.abi3.so", "rawbpf/_abi.py", "rawbpf/bpf.h", "rawbpf/door.c", "rawbpf/py.typed")
-SDIST_HAS = ("build_ffi.py", "README.md", "LICENSE", "CHANGELOG.md", "rawbpf/bpf.h", "rawbpf/door.c")
-STRAY = re.compile(r"\.py[co]$|__pycache__|\.egg-info/(?!PKG-INFO|SOURCES|[a-z_]+\.txt)|\.so$|/_abi\.py$")
+WHEEL_HAS = tuple(
+    f"rawbpf/{name}" for name in ("abi/_native.abi3.so", "abi/_cdef.py", "abi/bpf.h", "abi/door.c", "py.typed")
+)
+SDIST_HAS = ("build_ffi.py", "README.md", "LICENSE", "CHANGELOG.md", "rawbpf/abi/bpf.h", "rawbpf/abi/door.c")
+STRAY = re.compile(r"\.py[co]$|__pycache__|\.egg-info/(?!PKG-INFO|SOURCES|[a-z_]+\.txt)|\.so$|/_cdef\.py$")
 
 
 def main() -> int:

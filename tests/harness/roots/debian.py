@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MIRROR = "http://deb.debian.org/debian"
-
 # setarch(8)'s name of each of Debian's: in an i386 root uname(2) shall not say x86_64.
 MACHINES = {"amd64": "x86_64", "i386": "i686"}
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rawbpf", "roots")
 
-NOT_IN_PROJECT = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so", "_abi.py")
+NOT_IN_PROJECT = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so", "_cdef.py")
 
 # What commands there know of the environment here.
 KEPT = re.compile(r"PIP_|https?_proxy$|no_proxy$|RAWBPF_STRESS_SECONDS$", re.IGNORECASE)
@@ -62,7 +60,7 @@ def _archive(suite: str, architecture: str, packages: Sequence[str]) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="rawbpf-root-") as folder:
             command = ["debootstrap", "--variant=minbase", f"--arch={architecture}"]
-            command += [f"--include={','.join(packages)}", suite, f"{folder}/root", MIRROR]
+            command += [f"--include={','.join(packages)}", suite, f"{folder}/root"]
             log = Path(folder, "log")
             with log.open("w") as out:
                 if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode:
