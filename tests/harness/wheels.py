@@ -20,7 +20,7 @@ from pathlib import Path
 OLDEST = (3, 10)
 
 # What must be in them, and what must not.
-WHEEL_HAS = tuple(
+WHEEL_HAS = ("rawbpf/abi/_native.abi3.so", "rawbpf/abi/_cdef.py", "rawbpf/abi/bpf.h", "rawbpf/abi/door.c", "rawbpf/py.typed")
     f"rawbpf/{name}" for name in ("abi/_native.abi3.so", "abi/_cdef.py", "abi/bpf.h", "abi/door.c", "py.typed")
 )
 SDIST_HAS = ("build_ffi.py", "README.md", "LICENSE", "CHANGELOG.md", "rawbpf/abi/bpf.h", "rawbpf/abi/door.c")
