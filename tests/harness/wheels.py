@@ -20,9 +20,7 @@ from pathlib import Path
 OLDEST = (3, 10)
 
 # What must be in them, and what must not.
-WHEEL_HAS = ("rawbpf/abi/_native.abi3.so", "rawbpf/abi/_cdef.py", "rawbpf/abi/bpf.h", "rawbpf/abi/door.c", "rawbpf/py.typed")
-    f"rawbpf/{name}" for name in ("abi/_native.abi3.so", "abi/_cdef.py", "abi/bpf.h", "abi/door.c", "py.typed")
-)
+WHEEL_HAS = ("rawbpf/py.typed", *(f"rawbpf/abi/{name}" for name in ("_native.abi3.so", "_cdef.py", "bpf.h", "door.c")))
 SDIST_HAS = ("build_ffi.py", "README.md", "LICENSE", "CHANGELOG.md", "rawbpf/abi/bpf.h", "rawbpf/abi/door.c")
 STRAY = re.compile(r"\.py[co]$|__pycache__|\.egg-info/(?!PKG-INFO|SOURCES|[a-z_]+\.txt)|\.so$|/_cdef\.py$")
 
