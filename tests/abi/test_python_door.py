@@ -267,7 +267,7 @@ def source(tmp_path: Path) -> Path:
     for tool in ("pip", "setuptools"):
         if not list(distributions(name=tool)):
             pytest.skip(f"{tool} is not installed")
-    if not ROOT.joinpath("build_ffi.py").exists() or not ROOT.joinpath("rawbpf", "bpf.h").exists():
+    if not ROOT.joinpath("build_ffi.py").exists() or not ROOT.joinpath("rawbpf", "abi", "bpf.h").exists():
         pytest.skip("the source tree is not installed")
     return Path(shutil.copytree(ROOT, tmp_path / "source", ignore=NOT_SOURCE))
 

@@ -71,10 +71,15 @@ def test_pins_of_other_things(bpf_folder):
     # Its number is that of queues.
     with Program(ProgType(22), [mov(R0, 0), exit_()]) as program:
         program.pin(f"{bpf_folder}/program22")
-    for name in (*names, "program", "program22"):
-        for kind in (Queue, Stack, rawbpf):
+    programs = ["program", "program22"]
+    for opener, others in {
+        Queue.open: names + programs,
+        Stack.open: names + programs,
+        rawbpf.open_map: programs,
+    }.items():
+        for name in others:
             with pytest.raises(TypeError):
-                (rawbpf.open_map if kind is rawbpf else kind.open)(f"{bpf_folder}/{name}")
+                opener(f"{bpf_folder}/{name}")
 
 
 @pytest.mark.admin

@@ -240,7 +240,7 @@ def test_no_memory_for_a_bulk_call(memory_cgroup):
     """Where the memory cgroup has no room for a scratch, 1 MB, elements go one by one; with room again in the
     kernel. A map of nearly 4 GiB is ENOMEM."""
     code = f"""
-import errno, os, rawbpf, rawbpf.maps.bulk
+import errno, os, rawbpf, rawbpf.maps.bulk, rawbpf.maps.in_kernel
 data, out = bytes(15 * 500), bytearray(15 * 500)
 q = rawbpf.Queue(15, 1 << 17)
 with open({str(memory_cgroup / "cgroup.procs")!r}, "w") as file: file.write(str(os.getpid()))
