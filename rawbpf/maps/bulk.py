@@ -72,8 +72,9 @@ class _Hand:
 
     __slots__ = ("batch", "older")
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = self.older = batch
+    def __init__(self, bulk: "Bulk", capacity: int) -> None:
+        # The last that can fail: a batch that is begun must come into the hands of the call.
+        self.batch = self.older = bulk.begin(capacity)
 
 
 class Bulk:
@@ -91,7 +92,7 @@ class Bulk:
         self._forks = 0
         self._closed = False
         self.status = _NOTHING_YET
-        # The batch for the next call; None while a call has it, or if something may be held: then _batch() looks.
+        # The batch for the next call; None while a call has it, or if something may be held: then begin() looks.
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
         self.spare: Batch | None = Batch(m, self._few)
         # All there are, so that none is forgotten.
@@ -133,7 +134,7 @@ class Bulk:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         forks, hold = self._forks, lib.batch_hold
         while limit > 0:
-            batch = self._batch(min(limit, DRAIN_CHUNK))
+            batch = self.begin(min(limit, DRAIN_CHUNK))
             struct = batch.struct
             try:
                 values = self._chunk(batch, limit)
@@ -174,7 +175,7 @@ class Bulk:
     def _take(self, limit: int, use: "Callable[[list[memoryview]], R]", only_held: bool = False) -> "R":
         """Takes up to `limit` elements, or all that are held, and returns use(chunks) of their bytes."""
         held = self._held_count() if self._map.held else 0
-        hand = _Hand(self._batch(min(limit, held) if limit else held))
+        hand = _Hand(self, min(limit, held) if limit else held)
         try:
             self._gather(hand, held if only_held else limit, held, only_held)
             result = use(self._chunks(hand.batch))
@@ -194,7 +195,7 @@ class Bulk:
             lib.batch_absorb(batch.struct)
             if batch.struct.scratch or batch.struct.count == batch.capacity:
                 hand.older = batch
-                hand.batch = self._batch(2 * lib.batch_left(batch.struct))
+                hand.batch = self.begin(2 * lib.batch_left(batch.struct))
                 lib.batch_move(hand.batch.struct, batch.struct, _ALL)
 
     def _more(self, batch: Batch, limit: int) -> bool:
@@ -240,7 +241,7 @@ class Bulk:
 
     # The batches
 
-    def _batch(self, capacity: int) -> Batch:
+    def begin(self, capacity: int) -> Batch:
         """A batch for one call, with room for at least so many elements."""
         spare, self.spare = self.spare, None
         for each in ([spare] if spare else []) + self._batches:
@@ -335,7 +336,7 @@ class Bulk:
         """Moves what is held out of the scratch."""
         for held in self._held():
             if held.struct.scratch:
-                batch = self._batch(lib.batch_left(held.struct))
+                batch = self.begin(lib.batch_left(held.struct))
                 try:
                     lib.batch_move(batch.struct, held.struct, _ALL)
                 finally:

@@ -354,8 +354,9 @@ def decode_many(codec: Codec[Any], chunks: "Iterable[bytes | memoryview]") -> li
         if decode_all is not None and len(chunk) > codec.size:
             decode_all(chunk, values)
         else:
-            data = bytes(chunk)
-            values += [codec.decode(data[at : at + codec.size]) for at in range(0, len(data), codec.size)]
+            data, size = bytes(chunk), codec.size
+            for at in range(0, len(data), size):
+                values.append(codec.decode(data[at : at + size]))
     return values
 
 
