@@ -162,10 +162,12 @@ def new_batch(m: Map, capacity: int) -> tuple[Batch, memoryview]:
 
 
 def _claim(batch: Batch, state: int) -> bool:
+    me = threading.get_ident()
+    # From here on there is no call: other threads don't get their turn, and nothing can fail.
     if batch.state != state:
         return False
     batch.state = BATCH_TAKEN
-    batch.owner = threading.get_ident()
+    batch.owner = me
     return True
 
 
@@ -348,7 +350,8 @@ def batch_pop_many(batch: Batch, scratch: Scratch, want: int) -> int:
         batch.scratch = scratch
 
         def note() -> "map[None]":
-            return map(setattr, (popped,), ("count",), map(min, map(getitem, (scratch.words,), (0,)), (want,)))
+            # As the program counts to `want` at most, no min(): to compare takes one level of recursion more.
+            return map(setattr, (popped,), ("count",), map(getitem, (scratch.words,), (SCRATCH_POPPED,)))
 
         return _run(scratch, scratch.pop_attr, want, note)
     finally:
