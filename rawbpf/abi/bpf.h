@@ -688,9 +688,9 @@ int batch_pop(struct batch *batch, uint32_t want);
  * may be the same, is HELD from now on. */
 void batch_hold(struct batch *batch, struct batch *other);
 
-/* As batch_hold(), for a caller that does not know whether it got the batch:
+/* As batch_hold(), for a caller that does not know whether it got them:
  * does nothing to one that is FREE or that another thread has. */
-void batch_keep(struct batch *batch);
+void batch_keep(struct batch *batch, struct batch *other);
 
 /* How many elements are left in it, those in the scratch included. */
 uint32_t batch_left(struct batch *batch);

@@ -327,10 +327,17 @@ void batch_hold(struct batch *batch, struct batch *other)
         hold(other);
 }
 
-void batch_keep(struct batch *batch)
+static void keep(struct batch *batch)
 {
     if (__atomic_load_n(&batch->state, __ATOMIC_SEQ_CST) == BATCH_TAKEN && batch->owner == (uintptr_t)&here)
         hold(batch);
+}
+
+void batch_keep(struct batch *batch, struct batch *other)
+{
+    keep(batch);
+    if (other != batch)
+        keep(other);
 }
 
 static uint32_t move(struct batch *to, struct batch *from, uint32_t most)

@@ -247,9 +247,12 @@ def batch_hold(batch: Batch, other: Batch) -> None:
     _hold(other)
 
 
-def batch_keep(batch: Batch) -> None:
-    if batch.owner == threading.get_ident():
+def batch_keep(batch: Batch, other: Batch) -> None:
+    me = threading.get_ident()
+    if batch.owner == me:
         _hold(batch)
+    if other.owner == me:
+        _hold(other)
 
 
 def _move(to: Batch, source: Batch, most: int) -> int:

@@ -72,9 +72,8 @@ class _Hand:
 
     __slots__ = ("batch", "older")
 
-    def __init__(self, bulk: "Bulk", capacity: int) -> None:
-        # The last that can fail: a batch that is begun must come into the hands of the call.
-        self.batch = self.older = bulk.begin(capacity)
+    def __init__(self, nothing: Batch) -> None:
+        self.batch = self.older = nothing
 
 
 class Bulk:
@@ -92,11 +91,12 @@ class Bulk:
         self._forks = 0
         self._closed = False
         self.status = _NOTHING_YET
-        # The batch for the next call; None while a call has it, or if something may be held: then begin() looks.
+        # The batch for the next call; None while a call has it, or if something may be held: then _begin() looks.
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
         self.spare: Batch | None = Batch(m, self._few)
-        # All there are, so that none is forgotten.
+        # All there are, so that none is forgotten; and one that is never begun.
         self._batches = [self.spare]
+        self._nothing = Batch(m, 1)
 
     # Taking
 
@@ -132,34 +132,36 @@ class Bulk:
 
     def drain(self, limit: int, owner: object) -> Iterator[Any]:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
-        forks, hold = self._forks, lib.batch_hold
+        forks = self._forks
         while limit > 0:
-            batch = self.begin(min(limit, DRAIN_CHUNK))
-            struct = batch.struct
+            hand, release = _Hand(self._nothing), lib.batch_keep
             try:
-                values = self._chunk(batch, limit)
+                values = self._chunk(hand, limit)
+                struct, release = hand.batch.struct, lib.batch_hold  # another thread may go on from here
                 # To count an element as handed over is the last thing before the caller has it.
                 for struct.first, value in enumerate(values, 1):
                     if self._forks != forks:
                         break  # in a forked child they are the parent's
                     yield value
             finally:
-                hold(struct, struct)
-                self._warn_of(struct, owner)
+                release(hand.batch.struct, hand.older.struct)
+                self._warn_of(hand, owner)
             limit = limit - len(values) if values and self._forks == forks else 0
 
-    def _chunk(self, batch: Batch, limit: int) -> list[Any]:
-        """The values of up to `limit` elements, as many as the batch is for; the scratch is free again."""
+    def _chunk(self, hand: _Hand, limit: int) -> list[Any]:
+        """The values of up to `limit` elements, taken into a batch; the scratch is free again."""
         limit = min(limit, DRAIN_CHUNK)
+        self._begin(hand, limit)
+        batch = hand.batch
         self._collect(batch, limit)
         while self._more(batch, limit):
             lib.batch_absorb(batch.struct)
         lib.batch_absorb(batch.struct)
         return self._decoded(self._chunks(batch))
 
-    def _warn_of(self, struct: "CData", owner: object) -> None:
+    def _warn_of(self, hand: _Hand, owner: object) -> None:
         """Once the map is closed, nobody comes for the elements that are left in a batch."""
-        if self._closed and (left := lib.batch_left(struct)):
+        if self._closed and (left := lib.batch_left(hand.batch.struct)):
             what = f"{left} elements of {owner!r} were popped and never handed over"
             warnings.warn(what, RuntimeWarning, stacklevel=3)
 
@@ -175,15 +177,16 @@ class Bulk:
     def _take(self, limit: int, use: "Callable[[list[memoryview]], R]", only_held: bool = False) -> "R":
         """Takes up to `limit` elements, or all that are held, and returns use(chunks) of their bytes."""
         held = self._held_count() if self._map.held else 0
-        hand = _Hand(self, min(limit, held) if limit else held)
+        hand = _Hand(self._nothing)
         try:
+            self._begin(hand, min(limit, held) if limit else held)
             self._gather(hand, held if only_held else limit, held, only_held)
             result = use(self._chunks(hand.batch))
             self.spare = self._batches[0]
             hand.batch.struct.state = _FREE  # now the caller has them
             return result
         except BaseException:
-            lib.batch_hold(hand.batch.struct, hand.older.struct)
+            lib.batch_keep(hand.batch.struct, hand.older.struct)
             raise
 
     def _gather(self, hand: "_Hand", limit: int, held: int, only_held: bool) -> None:
@@ -195,7 +198,7 @@ class Bulk:
             lib.batch_absorb(batch.struct)
             if batch.struct.scratch or batch.struct.count == batch.capacity:
                 hand.older = batch
-                hand.batch = self.begin(2 * lib.batch_left(batch.struct))
+                self._begin(hand, 2 * lib.batch_left(batch.struct))
                 lib.batch_move(hand.batch.struct, batch.struct, _ALL)
 
     def _more(self, batch: Batch, limit: int) -> bool:
@@ -241,20 +244,22 @@ class Bulk:
 
     # The batches
 
-    def begin(self, capacity: int) -> Batch:
-        """A batch for one call, with room for at least so many elements."""
+    def _begin(self, hand: _Hand, capacity: int) -> None:
+        """Puts a batch with room for at least so many elements into the hand, and begins it there: whatever comes in
+        between, batch_keep() finds it."""
         spare, self.spare = self.spare, None
         for each in ([spare] if spare else []) + self._batches:
-            if each.capacity >= capacity and lib.batch_begin(each.struct):
-                return each
-        made = Batch(self._map, max(capacity, self._few))
+            if each.capacity >= capacity and each.struct.state == _FREE:
+                hand.batch = each
+                if lib.batch_begin(each.struct):
+                    return
+        hand.batch = made = Batch(self._map, max(capacity, self._few))
         lib.batch_begin(made.struct)
         self._batches.append(made)
         for each in self._batches[_SPARES:]:
             # Who has begun it may forget it.
             if each is not made and lib.batch_begin(each.struct):
                 self._batches.remove(each)
-        return made
 
     def _held(self) -> list[Batch]:
         """The batches that are held, in the order in which they were taken."""
@@ -336,11 +341,12 @@ class Bulk:
         """Moves what is held out of the scratch."""
         for held in self._held():
             if held.struct.scratch:
-                batch = self.begin(lib.batch_left(held.struct))
+                hand = _Hand(self._nothing)
                 try:
-                    lib.batch_move(batch.struct, held.struct, _ALL)
+                    self._begin(hand, lib.batch_left(held.struct))
+                    lib.batch_move(hand.batch.struct, held.struct, _ALL)
                 finally:
-                    lib.batch_hold(batch.struct, batch.struct)
+                    lib.batch_keep(hand.batch.struct, hand.batch.struct)
 
     # The in-kernel way
 

@@ -269,7 +269,7 @@ class QueueOrStack(Map, Generic[T]):
             if result == HOOK_RAISED:
                 raise_hook_failure(result)
         except BaseException:
-            lib.batch_keep(struct)
+            lib.batch_keep(struct, struct)
             raise
         if result == BATCH_IN_USE:
             return self._pop_carefully(default)
