@@ -76,6 +76,18 @@ class _Hand:
         self.batch = self.older = nothing
 
 
+class _HandOfDrain(_Hand):
+    """Lets go of its batch when the generator is gone: one whose trace function raises as it yields is gone without its
+    finally having run."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        # An exception may have come before there was anything in it.
+        if hasattr(self, "older"):
+            lib.batch_keep(self.batch.struct, self.older.struct)
+
+
 class Bulk:
     """The batches of one map, and its calls for many elements."""
 
@@ -134,7 +146,7 @@ class Bulk:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         forks = self._forks
         while limit > 0:
-            hand, release = _Hand(self._nothing), lib.batch_keep
+            hand, release = _HandOfDrain(self._nothing), lib.batch_keep
             try:
                 values = self._chunk(hand, limit)
                 struct, release = hand.batch.struct, lib.batch_hold  # another thread may go on from here
@@ -145,7 +157,7 @@ class Bulk:
                     yield value
             finally:
                 release(hand.batch.struct, hand.older.struct)
-                self._warn_of(hand, owner)
+                self._let_go(hand, owner)
             limit = limit - len(values) if values and self._forks == forks else 0
 
     def _chunk(self, hand: _Hand, limit: int) -> list[Any]:
@@ -159,9 +171,10 @@ class Bulk:
         lib.batch_absorb(batch.struct)
         return self._decoded(self._chunks(batch))
 
-    def _warn_of(self, hand: _Hand, owner: object) -> None:
-        """Once the map is closed, nobody comes for the elements that are left in a batch."""
-        if self._closed and (left := lib.batch_left(hand.batch.struct)):
+    def _let_go(self, hand: _Hand, owner: object) -> None:
+        """Once the map is closed, nobody comes for the elements that are left in a batch: that is worth a warning."""
+        batch, hand.batch = hand.batch, self._nothing
+        if self._closed and (left := lib.batch_left(batch.struct)):
             what = f"{left} elements of {owner!r} were popped and never handed over"
             warnings.warn(what, RuntimeWarning, stacklevel=3)
 
