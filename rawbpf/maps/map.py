@@ -78,7 +78,9 @@ class Map(Descriptor):
         return cls._from_id(id_of_name(name, cls.map_types, cls.__name__), *specs, access=access)
 
     @classmethod
-    def _from_fd(cls, fd: int, *specs: Any) -> "Self":
+    def _from_fd(cls, fd: int | Callable[[], int], *specs: Any) -> "Self":
+        if callable(fd):
+            return cls._from_new_fd(fd, *specs)
         self = cls.__new__(cls)
         self._take_over(fd, *specs)
         return self

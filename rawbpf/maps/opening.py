@@ -11,6 +11,8 @@ from rawbpf.maps.map import map_info_of, open_flags
 from rawbpf.syscall import StrPath
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rawbpf.maps.queue_stack import Queue, Stack
     from rawbpf.values.codecs import OpenSpec
 
@@ -109,3 +111,8 @@ def map_from_fd(fd: int, value: "OpenSpec" = None, *, key: "OpenSpec" = None) ->
     if key is not None and "key" not in names:
         raise TypeError(f"{syscall.describe(info)} takes no specification of keys")
     return kind.from_fd(fd, **{name: given[name] for name in names})
+
+
+def map_from_new_fd(make: "Callable[[], int]", map_type: MapType, **specs: Any) -> Any:
+    """The map of the descriptor that make() returns. At every moment it has one owner: it is closed on an error."""
+    return class_for(map_type).from_fd(make, **specs)

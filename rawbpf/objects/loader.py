@@ -15,7 +15,7 @@ from rawbpf import syscall
 from rawbpf.abi import BPF_OBJ_NAME_LEN, ENOTSUPP, MapFlag, MapType
 from rawbpf.btf.reader import VMLINUX, Btf, BtfError
 from rawbpf.maps.map import Map
-from rawbpf.maps.opening import class_for, map_from_fd
+from rawbpf.maps.opening import class_for, map_from_new_fd
 from rawbpf.objects.core_relocations import MINIMUM, explain, target_of
 from rawbpf.objects.declarations import DataSection, Declarations, MapReference, ProgramDeclaration, Variable
 from rawbpf.objects.elf import ObjectFileError
@@ -252,15 +252,18 @@ class Loader:
     ) -> Descriptor:
         """The map object of a new descriptor. (Not the descriptor as argument: at the beginning of a call a signal
         handler may raise.) `checked` are fields of a map that was there before, which `origin` tells where from."""
-        opened: Descriptor
-        fd = make()
-        try:
-            info = syscall.obj_get_info_by_fd(fd)
-            _check_info(declaration, info, checked, origin)
-            opened = map_from_fd(fd, **codecs_of(self._declarations.btf, declaration))
-        except BaseException:
-            os.close(fd)
-            raise
+
+        def made() -> int:
+            fd = make()
+            try:
+                _check_info(declaration, syscall.obj_get_info_by_fd(fd), checked, origin)
+                return fd
+            except BaseException:
+                os.close(fd)
+                raise
+
+        codecs = codecs_of(self._declarations.btf, declaration)
+        opened: Descriptor = map_from_new_fd(made, declaration.type, **codecs)
         self._undo.callback(opened.close)
         return opened
 
@@ -288,12 +291,9 @@ class Loader:
             btf_fd=self._btf_fd if data.type_id else 0,
             btf_value_type_id=data.type_id,
         )
-        fd = syscall.create(attr, f"the variables of section {data.section.name!r}")
-        try:
-            opened: Map = map_from_fd(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        what = f"the variables of section {data.section.name!r}"
+        opened: Map = map_from_new_fd(lambda: syscall.create(attr, what), MapType.BPF_MAP_TYPE_ARRAY)
+        fd = opened.fileno()
         self._undo.callback(opened.close)
         # Not through mmap: what programs may only read is not mapped to be written.
         syscall.map_update_elem(fd, bytes(4), content)
