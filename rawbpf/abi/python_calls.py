@@ -136,8 +136,9 @@ def bpf_open(cmd: int, attr: "CData", size: int, made: "CData") -> int:
     try:
         result = _bpf(cmd, attr, size, answer)
     finally:
+        # No call here, in which a signal handler might run.
         if answer[0] != UNANSWERED:
-            made[0] = result_of(answer)
+            made[0] = answer[0] if answer[0] >= 0 else -answer[1]
     return _above_stderr(result, made)
 
 
@@ -180,6 +181,7 @@ def perf_event_open(attr: "CData", pid: int, cpu: int, group_fd: int, flags: int
     try:
         any(chain(map(setitem, (answer,), (0,), entering), noting_errno(answer)))
     finally:
+        # No call here, in which a signal handler might run.
         if answer[0] != UNANSWERED:
-            made[0] = result_of(answer)
+            made[0] = answer[0] if answer[0] >= 0 else -answer[1]
     return _above_stderr(result_of(answer), made)

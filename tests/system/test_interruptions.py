@@ -81,6 +81,10 @@ def take_held(m: Any, taken: Taken) -> None:
     taken.count += 1
 
 
+not_in_python = pytest.mark.skipif(
+    door.FFI_MODE == "abi", reason="by design: within the Python door such an exception may leave a batch in use"
+)
+
 CALLS = [pop, few, many, into, drain, take_held]
 
 
@@ -172,6 +176,7 @@ def fails(testcapi: Any, start: int, stop: int, call: Any, m: Any, taken: Taken)
         return True
 
 
+@not_in_python
 @pytest.mark.parametrize("forever", [False, True], ids=["one", "all from there on"])
 @pytest.mark.parametrize("held", [False, True], ids=["nothing held", "held"])
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
@@ -222,7 +227,7 @@ ANSWERS = {"pop": 1, "few": 5, "many": 40, "into": 40, "drain": 1, "take_held": 
 
 
 @needs_3_11
-@pytest.mark.skipif(door.FFI_MODE == "abi", reason="by design: in the Python door such an exception may lock a batch")
+@not_in_python
 @pytest.mark.parametrize(
     ("install", "opcodes"),
     [(sys.settrace, False), (sys.settrace, True), (sys.setprofile, False)],
