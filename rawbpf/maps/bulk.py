@@ -76,18 +76,6 @@ class _Hand:
         self.batch = self.older = nothing
 
 
-class _HandOfDrain(_Hand):
-    """Lets go of its batch when the generator is gone: one whose trace function raises as it yields is gone without its
-    finally having run."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        # An exception may have come before there was anything in it.
-        if hasattr(self, "older"):
-            lib.batch_keep(self.batch.struct, self.older.struct)
-
-
 class Bulk:
     """The batches of one map, and its calls for many elements."""
 
@@ -146,7 +134,7 @@ class Bulk:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         forks = self._forks
         while limit > 0:
-            hand, release = _HandOfDrain(self._nothing), lib.batch_keep
+            hand, release = _Hand(self._nothing), lib.batch_keep
             try:
                 values = self._chunk(hand, limit)
                 struct, release = hand.batch.struct, lib.batch_hold  # another thread may go on from here
