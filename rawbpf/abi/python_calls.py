@@ -36,7 +36,7 @@ HOOK_ELSEWHERE = -errno.EUNATCH
 UNANSWERED = 1 << 31  # no errno, and no answer of bpf(2)
 
 hooked = False
-_hook: Callable[[int, "CData", int, "CData"], None]
+_hook: Callable[[int, "CData", int, list[int]], None]
 
 
 class _Thread(threading.local):
@@ -104,7 +104,7 @@ def ask_hook(cmd: int, attr: "CData", size: int, answer: list[int]) -> int:
     outer, _thread.answer = _thread.answer, answer  # outer: of a call whose hook makes this one
     result = [HOOK_ELSEWHERE]
     try:
-        _hook(cmd, ffi.cast("void *", attr), size, result)  # type: ignore[arg-type]
+        _hook(cmd, ffi.cast("void *", attr), size, result)
     except BaseException:
         # Whatever bpf(2) answers above 0 is a descriptor, but for one command.
         made = result_of(answer)

@@ -99,6 +99,9 @@ class Bulk:
         self._nothing = Batch(m, 1)
 
     # Taking
+    #
+    # drain() and _take() are short: where no memory is to be had at all, CPython 3.11 turns for ever in an exception
+    # handler behind a function's 256th instruction, for whose number it has no integer.
 
     def pop_many(self, limit: int) -> list[Any]:
         return self._take(limit, self._decoded)
@@ -145,7 +148,7 @@ class Bulk:
                     yield value
             finally:
                 release(hand.batch.struct, hand.older.struct)
-                self._let_go(hand, owner)
+                self._warn_of(hand, owner)
             limit = limit - len(values) if values and self._forks == forks else 0
 
     def _chunk(self, hand: _Hand, limit: int) -> list[Any]:
@@ -159,10 +162,9 @@ class Bulk:
         lib.batch_absorb(batch.struct)
         return self._decoded(self._chunks(batch))
 
-    def _let_go(self, hand: _Hand, owner: object) -> None:
+    def _warn_of(self, hand: _Hand, owner: object) -> None:
         """Once the map is closed, nobody comes for the elements that are left in a batch: that is worth a warning."""
-        batch, hand.batch = hand.batch, self._nothing
-        if self._closed and (left := lib.batch_left(batch.struct)):
+        if self._closed and (left := lib.batch_left(hand.batch.struct)):
             what = f"{left} elements of {owner!r} were popped and never handed over"
             warnings.warn(what, RuntimeWarning, stacklevel=3)
 
@@ -190,7 +192,7 @@ class Bulk:
             lib.batch_keep(hand.batch.struct, hand.older.struct)
             raise
 
-    def _gather(self, hand: "_Hand", limit: int, held: int, only_held: bool) -> None:
+    def _gather(self, hand: _Hand, limit: int, held: int, only_held: bool) -> None:
         """Takes up to `limit` elements, those first that are held, into a batch that is large enough."""
         if held:
             self._collect(hand.batch, limit)

@@ -101,7 +101,10 @@ class Selection(NamedTuple):
     sections: Mapping[str, "str | ProgType"] = {}
 
 
-def read(data: bytes, selection: Selection = Selection()) -> Declarations:  # noqa: B008
+ALL = Selection()
+
+
+def read(data: bytes, selection: Selection = ALL) -> Declarations:
     """Reads an object file. Raises ObjectFileError with the section and the symbol that are wrong, ValueError for a
     selection of programs that the file does not have."""
     file = elf.read(data)
