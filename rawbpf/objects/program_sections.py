@@ -170,10 +170,11 @@ _REFUSED = {
 _TARGET_NEEDED = {"tp_btf", "fentry", "fexit", "fsession", "fmod_ret", "iter", "lsm", "lsm_cgroup"}
 
 
-def kind_of_section(name: str, sections: "Mapping[str, str | ProgType]" = {}) -> SectionKind:  # noqa: B006
+def kind_of_section(name: str, sections: "Mapping[str, str | ProgType] | None" = None) -> SectionKind:
     """The kind that a section's name stands for. `sections` says it for names of one's own: as a program type, or as a
     name that is known. ValueError with the reason for a section whose programs can't be loaded."""
     plain = name.removeprefix("?")
+    sections = sections or {}
     known = sections.get(name, sections.get(plain, plain))
     if isinstance(known, ProgType):
         return SectionKind(known, None, 0, "", plain, plain == name)
