@@ -807,3 +807,38 @@ def test_a_codec_that_closes_its_map(kind):
         with pytest.raises(ValueError, match="closed"):
             m.pop_many(50)
         del codec.map
+
+
+def test_two_drains_are_given_back_in_order(kind):
+    """Drains left in the order in which they were begun: the rest comes in the order in which it was taken."""
+    with kind("<I", 5000) as m:
+        m.push_many(range(3000) if kind is Queue else range(3000)[::-1])
+        first, second = m.drain(), m.drain()
+        assert (next(first), next(second)) == (0, 1024)
+        first.close()
+        second.close()
+        assert m.pop_many(5000) == [*range(1, 1024), *range(1025, 3000)]
+
+
+@pytest.mark.parametrize("spec", [ctypes.c_void_p, ctypes.c_char_p])
+def test_buffers_of_addresses(kind, spec):
+    """A buffer whose items are addresses is a TypeError before anything is pushed, popped or written over."""
+    buffer = (spec * 2)()
+    with kind(8, 4) as m:
+        with pytest.raises(TypeError, match="addresses"):
+            m.push_many(buffer)
+        with pytest.raises(TypeError, match="addresses"):
+            m.push(memoryview((spec * 1)()))
+        m.push(b"12345678")
+        with pytest.raises(TypeError, match="addresses"):
+            m.pop_into(buffer)
+        assert m.pop_many(4) == [b"12345678"]
+
+
+def test_a_struct_that_is_made_again(kind):
+    """A caller's Struct that is initialised again does not change what its map pushes."""
+    spec = struct.Struct("<I")
+    with kind(spec, 4) as m:
+        spec.__init__("<512s")  # type: ignore[misc]
+        m.push(7)
+        assert m.pop_many(4) == [7]
