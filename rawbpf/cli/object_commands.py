@@ -11,7 +11,7 @@ from rawbpf.cli.errors import DONE, UsageError
 from rawbpf.cli.notation import BtfNotation
 from rawbpf.cli.output import complain
 from rawbpf.cli.value_lines import line_format, notation_of
-from rawbpf.maps.opening import map_from_fd
+from rawbpf.maps.opening import map_from_held
 from rawbpf.maps.queue_stack import QueueOrStack
 from rawbpf.values.codecs import RawBytes
 
@@ -35,7 +35,7 @@ def run_run(options: argparse.Namespace) -> int:
         by_type = not asked and type(typed._codec) is not RawBytes
         notation = BtfNotation(typed._codec) if by_type else notation_of(options, typed)
         # The same map, with values as bytes: what can't be written goes back as it came.
-        with map_from_fd(os.dup(typed.fileno())) as m:
+        with map_from_held([os.dup(typed.fileno())]) as m:
             lines = line_format(options, notation, m.value_size)
             drain(m, lines, sys.stdout.fileno(), limit=options.limit, follow=True)
     return DONE

@@ -65,26 +65,26 @@ def open_map(spec: StrPath, value: "OpenSpec" = None, *, key: "OpenSpec" = None,
     ...     type(same).__name__, same.pop()
     ('Stack', 7)
     """
-    fd = _opened(spec, tuple(MapType), access)
+    held = [-1]
     try:
-        return map_from_fd(fd, value, key=key)
-    except BaseException:
-        os.close(fd)
-        raise
+        held[0] = _opened(spec, tuple(MapType), access)
+        return map_from_held(held, value, key=key)
+    finally:
+        close_held(held)
 
 
 def open_queue_or_stack(spec: StrPath, value: "OpenSpec" = None, *, access: str = "rw") -> "Queue[Any] | Stack[Any]":
     """As open_map(), for a queue or a stack: TypeError for any other map, and a name is looked for among these."""
-    fd = _opened(spec, syscall.QUEUE_AND_STACK, access)
+    held = [-1]
     try:
-        info = map_info_of(fd)
+        held[0] = _opened(spec, syscall.QUEUE_AND_STACK, access)
+        info = map_info_of(held[0])
         if info.type not in syscall.QUEUE_AND_STACK:
             raise TypeError(f"{syscall.describe(info)} is neither a queue nor a stack")
-        m: Queue[Any] | Stack[Any] = map_from_fd(fd, value)
+        m: Queue[Any] | Stack[Any] = map_from_held(held, value)
         return m
-    except BaseException:
-        os.close(fd)
-        raise
+    finally:
+        close_held(held)
 
 
 def _opened(spec: StrPath, types: tuple[MapType, ...], access: str) -> int:
@@ -99,18 +99,31 @@ def _opened(spec: StrPath, types: tuple[MapType, ...], access: str) -> int:
     return syscall.obj_get(spec, open_flags(access))
 
 
-def map_from_fd(fd: int, value: "OpenSpec" = None, *, key: "OpenSpec" = None) -> Any:
-    """Takes over a map's descriptor, as what the kernel says it is. On an error it stays the caller's, open.
+def map_from_held(held: list[int], value: "OpenSpec" = None, *, key: "OpenSpec" = None) -> Any:
+    """The map whose descriptor is held[0], as what the kernel says it is. The descriptor has one owner at every moment,
+    whatever a signal handler raises: the list, until -1 is there, and then the map.
 
     Raises TypeError for the descriptor of something else; see open_map().
     """
-    info = map_info_of(fd)
+    info = map_info_of(held[0])
     kind = class_for(info.type)
     given = {"value": value, "key": key}
     names = getattr(kind, "spec_names", ("value",))
     if key is not None and "key" not in names:
         raise TypeError(f"{syscall.describe(info)} takes no specification of keys")
-    return kind.from_fd(fd, **{name: given[name] for name in names})
+
+    def taken() -> int:
+        # No call here, in which a signal handler might run.
+        fd, held[0] = held[0], -1
+        return fd
+
+    return kind.from_fd(taken, **{name: given[name] for name in names})
+
+
+def close_held(held: list[int]) -> None:
+    """Closes the descriptor that is still in the list."""
+    if held[0] >= 0:
+        os.close(held[0])
 
 
 def map_from_new_fd(make: "Callable[[], int]", map_type: MapType, **specs: Any) -> Any:

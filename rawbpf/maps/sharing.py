@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Any
 
-from rawbpf.maps.opening import map_from_fd
+from rawbpf.maps.opening import close_held, map_from_held
 from rawbpf.maps.queue_stack import QueueOrStack
 from rawbpf.values.codecs import OpenSpec
 
@@ -68,7 +68,6 @@ def recv_map(sock: socket.socket, value: "OpenSpec" = None) -> Any:
             raise ValueError("more descriptors came over the socket than one, or than this process may open")
         raise ValueError("what came over the socket was sent without a descriptor: use send_map()")
     try:
-        return map_from_fd(fds[0], value)
-    except BaseException:
-        os.close(fds[0])
-        raise
+        return map_from_held(fds, value)
+    finally:
+        close_held(fds)
