@@ -32,6 +32,7 @@ FFI_MODE = os.environ.get("RAWBPF_FFI", "")
 INCLUDES = """
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

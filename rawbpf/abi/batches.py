@@ -20,13 +20,14 @@ def forget_calls(m: "CData") -> None:
     m.calls = 0
 
 
-def new_batch(m: "CData", capacity: int) -> "tuple[CData, memoryview]":
-    """A struct batch with room for `capacity` elements, and a view of that room. The caller keeps the map alive."""
+def new_batch(m: "CData", capacity: int) -> "tuple[CData, bytearray, memoryview]":
+    """A struct batch with room for `capacity` elements, its memory, whose first byte is its state, and a view of that
+    room. The caller keeps the map alive."""
     memory = bytearray(_HEADER + capacity * m.value_size)
     batch = ffi.from_buffer("struct batch *", memory)
     batch.map, batch.capacity = m, capacity
     batch.data = ffi.from_buffer("char[]", memoryview(memory)[_HEADER:])
-    return batch, memoryview(memory)[_HEADER:]
+    return batch, memory, memoryview(memory)[_HEADER:]
 
 
 def new_scratch(

@@ -648,8 +648,8 @@ int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags);
 /* Elements that were taken out of the kernel and not handed over to a caller
  * yet. Whatever is taken is counted here before Python can be interrupted, and
  * stays here until one store, `state = BATCH_FREE`, says that the caller has it
- * (or, one by one, `first = ...`). Nothing that is raised in between can lose
- * an element or hand it out twice.
+ * (or a call of batch_hold(), that the caller has some of it). Nothing that is
+ * raised in between can lose an element or hand it out twice.
  *
  * BATCH_FREE:  empty, for the next call that wants one.
  * BATCH_TAKEN: in the hands of one call, of the thread `owner`.
@@ -662,6 +662,7 @@ int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags);
 enum { BATCH_FREE, BATCH_TAKEN, BATCH_HELD };
 
 struct batch {
+    uint8_t         state;                  /* the first byte: Python stores it as memory[0], which is fast */
     struct map     *map;
     char           *data;
     struct scratch *scratch;
@@ -670,27 +671,33 @@ struct batch {
     uint32_t        first;
     uint32_t        count;
     uint32_t        capacity;
-    int32_t         state;
 };
 
 /* Makes a FREE batch one that this call has, and empty. 0 if it is not FREE. */
 int batch_begin(struct batch *batch);
 
-/* Begins, and takes one element. 0, BATCH_IN_USE, or bpf(2)'s negative errno:
- * then the batch is FREE again. */
+/* Begins, and takes one element. 0, or bpf(2)'s negative errno: then the batch
+ * is FREE again. BATCH_IN_USE also if the map has batches that are HELD: their
+ * elements come first. */
 int map_lookup_and_delete_elem(struct batch *batch);
 
 /* Takes up to `want` elements, a system call each, behind those that the batch
  * has. 0, or the negative errno that ended it. */
 int batch_pop(struct batch *batch, uint32_t want);
 
-/* The end of a call that did not hand over: what is left in these two, which
- * may be the same, is HELD from now on. */
-void batch_hold(struct batch *batch, struct batch *other);
+/* The end of a call that began to hand over the first `begun` elements of its
+ * batch, one after the other, and came so far that `last` of these were left.
+ * (Two numbers, because Python has small ones at hand: to subtract may need
+ * memory.) What was not handed over is HELD from now on. */
+void batch_hold(struct batch *batch, uint32_t begun, uint32_t last);
 
-/* As batch_hold(), for a caller that does not know whether it got them:
+/* As batch_hold(), for a caller that does not know whether it got the batch:
  * does nothing to one that is FREE or that another thread has. */
-void batch_keep(struct batch *batch, struct batch *other);
+void batch_keep(struct batch *batch, uint32_t begun, uint32_t last);
+
+/* batch_keep() for two batches of which nothing was handed over; they may be
+ * the same. */
+void batch_keep_both(struct batch *batch, struct batch *other);
 
 /* How many elements are left in it, those in the scratch included. */
 uint32_t batch_left(struct batch *batch);

@@ -222,19 +222,17 @@ int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags)
     return pushed_and_why(count, 0);
 }
 
-/* Batches. An address in a thread's own memory stands for the thread. */
+/* Batches */
 
-static __thread char here;
-
-static int claim(struct batch *batch, int32_t state)
+static int claim(struct batch *batch, uint8_t state)
 {
     if (!__atomic_compare_exchange_n(&batch->state, &state, BATCH_TAKEN, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return 0;
-    batch->owner = (uintptr_t)&here;
+    batch->owner = (uintptr_t)pthread_self();
     return 1;
 }
 
-static inline void set_state(struct batch *batch, int32_t state)
+static inline void set_state(struct batch *batch, uint8_t state)
 {
     __atomic_store_n(&batch->state, state, __ATOMIC_SEQ_CST);
 }
@@ -273,7 +271,7 @@ int map_lookup_and_delete_elem(struct batch *batch)
 {
     int result;
 
-    if (!batch_begin(batch))
+    if (__atomic_load_n(&batch->map->held, __ATOMIC_SEQ_CST) || !batch_begin(batch))
         return BATCH_IN_USE;
     result = pop_one(batch);
     if (batch->count == 0)
@@ -308,10 +306,19 @@ uint32_t batch_left(struct batch *batch)
     return left(batch) + (behind ? left(behind) : 0);
 }
 
-static void hold(struct batch *batch)
+static int is_taken(struct batch *batch)
 {
-    if (__atomic_load_n(&batch->state, __ATOMIC_SEQ_CST) != BATCH_TAKEN)
-        return;
+    return __atomic_load_n(&batch->state, __ATOMIC_SEQ_CST) == BATCH_TAKEN;
+}
+
+static int is_mine(struct batch *batch)
+{
+    return is_taken(batch) && batch->owner == (uintptr_t)pthread_self();
+}
+
+static void hold(struct batch *batch, uint32_t handed)
+{
+    batch->first += handed;
     if (batch_left(batch) == 0) {
         set_state(batch, BATCH_FREE);
         return;
@@ -320,24 +327,22 @@ static void hold(struct batch *batch)
     set_state(batch, BATCH_HELD);
 }
 
-void batch_hold(struct batch *batch, struct batch *other)
+void batch_hold(struct batch *batch, uint32_t begun, uint32_t last)
 {
-    hold(batch);
-    if (other != batch)
-        hold(other);
+    if (is_taken(batch))
+        hold(batch, begun - last);
 }
 
-static void keep(struct batch *batch)
+void batch_keep(struct batch *batch, uint32_t begun, uint32_t last)
 {
-    if (__atomic_load_n(&batch->state, __ATOMIC_SEQ_CST) == BATCH_TAKEN && batch->owner == (uintptr_t)&here)
-        hold(batch);
+    if (is_mine(batch))
+        hold(batch, begun - last);
 }
 
-void batch_keep(struct batch *batch, struct batch *other)
+void batch_keep_both(struct batch *batch, struct batch *other)
 {
-    keep(batch);
-    if (other != batch)
-        keep(other);
+    batch_keep(batch, 0, 0);
+    batch_keep(other, 0, 0);
 }
 
 static uint32_t move(struct batch *to, struct batch *from, uint32_t most)
@@ -366,13 +371,13 @@ uint32_t batch_move(struct batch *to, struct batch *from, uint32_t most)
 
     if (claim(from, BATCH_HELD))
         __atomic_fetch_sub(&from->map->held, 1, __ATOMIC_SEQ_CST);
-    else if (__atomic_load_n(&from->state, __ATOMIC_SEQ_CST) != BATCH_TAKEN || from->owner != (uintptr_t)&here)
+    else if (!is_mine(from))
         return 0;
     behind = borrowed(from);
     moved = move(to, from, most);
     if (behind && left(from) == 0)
         moved += move(to, behind, most - moved);
-    hold(from);
+    hold(from, 0);
     return moved;
 }
 

@@ -64,7 +64,7 @@ def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern, Any]":
 
 FFI_MODE, FFI_MODE_REASON, ffi, lib, _def_extern, _made = _choose(os.environ.get("RAWBPF_FFI", ""))
 new_map: "Callable[[int, int], CData]" = _made.new_map
-new_batch: "Callable[[CData, int], tuple[CData, memoryview]]" = _made.new_batch
+new_batch: "Callable[[CData, int], tuple[CData, bytearray, memoryview]]" = _made.new_batch
 new_scratch: "Callable[..., CData]" = _made.new_scratch
 forget_calls: "Callable[[CData], None]" = _made.forget_calls
 

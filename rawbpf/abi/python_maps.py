@@ -143,9 +143,9 @@ def map_push(m: Map, values: "bytes | CData", count: int, flags: int) -> int:
 
 
 class Batch:
-    """struct batch. `data` is the memory of its elements."""
+    """struct batch. `data` is the memory of its elements, `memory` that of its state."""
 
-    __slots__ = ("capacity", "count", "data", "first", "map", "number", "owner", "scratch", "state")
+    __slots__ = ("capacity", "count", "data", "first", "map", "memory", "number", "owner", "scratch")
 
     def __init__(self, m: Map, data: memoryview, capacity: int) -> None:
         self.map = m
@@ -153,20 +153,26 @@ class Batch:
         self.capacity = capacity
         self.scratch: Scratch | None = None
         self.owner = self.number = self.first = self.count = 0
-        self.state = BATCH_FREE
+        self.memory = bytearray((BATCH_FREE,))
+
+    @property
+    def state(self) -> int:
+        return self.memory[0]
 
 
-def new_batch(m: Map, capacity: int) -> tuple[Batch, memoryview]:
+def new_batch(m: Map, capacity: int) -> tuple[Batch, bytearray, memoryview]:
     view = memoryview(bytearray(capacity * m.value_size))
-    return Batch(m, view, capacity), view
+    batch = Batch(m, view, capacity)
+    return batch, batch.memory, view
 
 
 def _claim(batch: Batch, state: int) -> bool:
     me = threading.get_ident()
     # From here on there is no call: other threads don't get their turn, and nothing can fail.
-    if batch.state != state:
+    memory = batch.memory
+    if memory[0] != state:
         return False
-    batch.state = BATCH_TAKEN
+    memory[0] = BATCH_TAKEN
     batch.owner = me
     return True
 
@@ -208,11 +214,11 @@ def _pop_one(batch: Batch) -> int:
 
 
 def map_lookup_and_delete_elem(batch: Batch) -> int:
-    if not batch_begin(batch):
+    if batch.map.held or not batch_begin(batch):
         return _BATCH_IN_USE
     result = _pop_one(batch)
     if batch.count == 0:
-        batch.state = BATCH_FREE
+        batch.memory[0] = BATCH_FREE
     return result
 
 
@@ -232,27 +238,32 @@ def batch_left(batch: Batch) -> int:
     return _left(batch) + (_left(batch.scratch.batch) if batch.scratch else 0)
 
 
-def _hold(batch: Batch) -> None:
-    if batch.state != BATCH_TAKEN:
+def _hold(batch: Batch, handed: int) -> None:
+    if batch.memory[0] != BATCH_TAKEN:
         return
+    batch.first += handed
     if batch_left(batch) == 0:
-        batch.state = BATCH_FREE
+        batch.memory[0] = BATCH_FREE
     else:
         batch.map.held += 1
-        batch.state = BATCH_HELD
+        batch.memory[0] = BATCH_HELD
 
 
-def batch_hold(batch: Batch, other: Batch) -> None:
-    _hold(batch)
-    _hold(other)
+def batch_hold(batch: Batch, begun: int, last: int) -> None:
+    _hold(batch, begun - last)
 
 
-def batch_keep(batch: Batch, other: Batch) -> None:
+def batch_keep(batch: Batch, begun: int, last: int) -> None:
+    if batch.owner == threading.get_ident():
+        _hold(batch, begun - last)
+
+
+def batch_keep_both(batch: Batch, other: Batch) -> None:
     me = threading.get_ident()
     if batch.owner == me:
-        _hold(batch)
+        _hold(batch, 0)
     if other.owner == me:
-        _hold(other)
+        _hold(other, 0)
 
 
 def _move(to: Batch, source: Batch, most: int) -> int:
@@ -279,7 +290,7 @@ def batch_move(to: Batch, source: Batch, most: int) -> int:
             moved += _move(to, source.scratch.batch, most - moved)
         return moved
     finally:
-        _hold(source)
+        _hold(source, 0)
 
 
 def batch_absorb(batch: Batch) -> None:

@@ -11,6 +11,7 @@ Batches are numbered as they are taken, and held ones are handed over in that or
 import errno
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -28,18 +29,17 @@ if TYPE_CHECKING:
 # Fewer elements than this are moved one by one: a run costs about as much as so many calls.
 BREAK_EVEN = 12
 
-# Elements that drain() takes at once.
+# Elements that drain() takes at once, and those of them that it hands over by one iterator: Python has the integers up
+# to 256 at hand, so that it needs no memory to say how many are left.
 DRAIN_CHUNK = 1024
+_PART = 256
 
 # A run that ends with EBUSY is tried again so many times. A scratch that another call has is waited for as often, a
 # millisecond each; then the elements go one by one.
 _TRIES = 10
 
-# Free batches that are kept for later calls.
-_SPARES = 4
-
 _ALL = 0xFFFFFFFF
-_FREE: int = lib.BATCH_FREE
+FREE: int = lib.BATCH_FREE
 _HELD: int = lib.BATCH_HELD
 
 R = TypeVar("R")
@@ -56,24 +56,29 @@ _NOTHING_YET = Status(None, "nothing was moved in bulk yet")
 
 
 class Batch:
-    """A struct batch, a view of its memory and of the first value in it, and whose scratch it may have borrowed."""
+    """A struct batch, its memory, views of its elements and of the first, and whose scratch it may have borrowed.
 
-    __slots__ = ("capacity", "data", "first", "lender", "struct")
+    `memory[0] = FREE` is the store that says that the caller has what was in it.
+    """
+
+    __slots__ = ("capacity", "data", "first", "lender", "memory", "struct")
 
     def __init__(self, m: "CData", capacity: int) -> None:
-        self.struct, self.data = new_batch(m, capacity)
+        self.struct, self.memory, self.data = new_batch(m, capacity)
         self.capacity = capacity
         self.first = self.data[: m.value_size]
         self.lender: InKernel | None = None
 
 
 class _Hand:
-    """What a call has in its hands: a batch, and where that was too small the one before, until it is empty."""
+    """What a call has in its hands: a batch, and where that was too small the one before, until it is empty; and the
+    lists of values that a drain hands over."""
 
-    __slots__ = ("batch", "older")
+    __slots__ = ("__weakref__", "batch", "lists", "older")
 
     def __init__(self, nothing: Batch) -> None:
         self.batch = self.older = nothing
+        self.lists: list[list[Any]] = []
 
 
 class Bulk:
@@ -88,15 +93,16 @@ class Bulk:
         self._info = info
         self._size = info.value_size
         self._raw = type(codec) is RawBytes
-        self._forks = 0
         self._closed = False
         self.status = _NOTHING_YET
-        # The batch for the next call; None while a call has it, or if something may be held: then _begin() looks.
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
-        self.spare: Batch | None = Batch(m, self._few)
-        # All there are, so that none is forgotten; and one that is never begun.
-        self._batches = [self.spare]
+        # The hands of the drains that are under way.
+        self._draining: weakref.WeakSet[_Hand] = weakref.WeakSet()
+        # All batches there are, so that none is forgotten; and one that is never begun.
+        self._batches = [Batch(m, self._few)]
         self._nothing = Batch(m, 1)
+        # Those for pop(): each call takes one off and puts it back, so that threads don't wait for each other.
+        self.spares = self._batches[:]
 
     # Taking
     #
@@ -135,32 +141,35 @@ class Bulk:
 
     def drain(self, limit: int, owner: object) -> Iterator[Any]:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
-        forks = self._forks
+        left: Callable[[], int]
+        values: Any
         while limit > 0:
             hand, release = _Hand(self._nothing), lib.batch_keep
+            begun, left = 0, int
             try:
-                values = self._chunk(hand, limit)
-                struct, release = hand.batch.struct, lib.batch_hold  # another thread may go on from here
-                # To count an element as handed over is the last thing before the caller has it.
-                for struct.first, value in enumerate(values, 1):
-                    if self._forks != forks:
-                        break  # in a forked child they are the parent's
-                    yield value
+                self._chunk(hand, limit)
+                release = lib.batch_hold  # another thread may go on from here
+                for part in hand.lists:
+                    values = iter(part)
+                    begun, left = begun + len(part), values.__length_hint__
+                    yield from values  # the iterator counts what was handed over
             finally:
-                release(hand.batch.struct, hand.older.struct)
+                release(hand.batch.struct, begun, left())
                 self._warn_of(hand, owner)
-            limit = limit - len(values) if values and self._forks == forks else 0
+            limit = limit - begun if hand.lists else 0
 
-    def _chunk(self, hand: _Hand, limit: int) -> list[Any]:
+    def _chunk(self, hand: _Hand, limit: int) -> None:
         """The values of up to `limit` elements, taken into a batch; the scratch is free again."""
         limit = min(limit, DRAIN_CHUNK)
+        self._draining.add(hand)
         self._begin(hand, limit)
         batch = hand.batch
         self._collect(batch, limit)
         while self._more(batch, limit):
             lib.batch_absorb(batch.struct)
         lib.batch_absorb(batch.struct)
-        return self._decoded(self._chunks(batch))
+        values = self._decoded(self._chunks(batch))
+        hand.lists = [values[at : at + _PART] for at in range(0, len(values), _PART)]
 
     def _warn_of(self, hand: _Hand, owner: object) -> None:
         """Once the map is closed, nobody comes for the elements that are left in a batch: that is worth a warning."""
@@ -185,11 +194,10 @@ class Bulk:
             self._begin(hand, min(limit, held) if limit else held)
             self._gather(hand, held if only_held else limit, held, only_held)
             result = use(self._chunks(hand.batch))
-            self.spare = self._batches[0]
-            hand.batch.struct.state = _FREE  # now the caller has them
+            hand.batch.memory[0] = FREE  # now the caller has them
             return result
         except BaseException:
-            lib.batch_keep(hand.batch.struct, hand.older.struct)
+            lib.batch_keep_both(hand.batch.struct, hand.older.struct)
             raise
 
     def _gather(self, hand: _Hand, limit: int, held: int, only_held: bool) -> None:
@@ -250,19 +258,28 @@ class Bulk:
     def _begin(self, hand: _Hand, capacity: int) -> None:
         """Puts a batch with room for at least so many elements into the hand, and begins it there: whatever comes in
         between, batch_keep() finds it."""
-        spare, self.spare = self.spare, None
-        for each in ([spare] if spare else []) + self._batches:
-            if each.capacity >= capacity and each.struct.state == _FREE:
+        for each in self._batches[:]:
+            if each.capacity >= capacity and each.struct.state == FREE:
                 hand.batch = each
                 if lib.batch_begin(each.struct):
                     return
         hand.batch = made = Batch(self._map, max(capacity, self._few))
         lib.batch_begin(made.struct)
         self._batches.append(made)
-        for each in self._batches[_SPARES:]:
-            # Who has begun it may forget it.
-            if each is not made and lib.batch_begin(each.struct):
+        # Large ones that are free were too small: they are forgotten, by who has begun them.
+        for each in self._batches[:]:
+            if each.capacity > self._few and lib.batch_begin(each.struct):
+                each.lender = None
                 self._batches.remove(each)
+
+    def another(self) -> Batch:
+        """A batch for pop(), where other calls have all that are in `spares`."""
+        for each in self._batches[:]:
+            if each.capacity == self._few and each.struct.state == FREE and each not in self.spares:
+                return each
+        made = Batch(self._map, self._few)
+        self._batches.append(made)
+        return made
 
     def _held(self) -> list[Batch]:
         """The batches that are held, in the order in which they were taken."""
@@ -349,7 +366,7 @@ class Bulk:
                     self._begin(hand, lib.batch_left(held.struct))
                     lib.batch_move(hand.batch.struct, held.struct, _ALL)
                 finally:
-                    lib.batch_keep(hand.batch.struct, hand.batch.struct)
+                    lib.batch_keep(hand.batch.struct, 0, 0)
 
     # The in-kernel way
 
@@ -392,15 +409,18 @@ class Bulk:
             # To begin a batch is to forget what it had borrowed.
             if lib.batch_begin(batch.struct):
                 batch.lender = None
-                lib.batch_hold(batch.struct, batch.struct)
+                lib.batch_hold(batch.struct, 0, 0)
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""
-        self._forks += 1
+        for hand in self._draining:
+            for values in hand.lists:
+                values.clear()
+            hand.lists.clear()
         self.status = _NOTHING_YET
         self._map.held = 0
         self._batches = [Batch(self._map, self._few)]
-        self.spare = self._batches[0]
+        self.spares[:] = self._batches
         self._forget_kernel()
 
 

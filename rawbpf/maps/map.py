@@ -122,7 +122,7 @@ class Map(Descriptor):
     def _adopt(self, fd: int, info: MapInfo, *codecs: Any) -> None:
         """Makes the object of an open map; the descriptor belongs to it as soon as this returns, and not before."""
         self._info = info
-        if "_map" not in self.__dict__:
+        if not hasattr(self, "_map"):
             self._map = new_map(fd, info.value_size)
         _all_maps.add(self)
         # Last: no call follows in which a signal handler might raise.

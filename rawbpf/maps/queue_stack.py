@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypedDict, TypeVa
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd, MapType
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, new_map, raise_hook_failure
-from rawbpf.maps.bulk import Bulk, Status, element_error
+from rawbpf.maps.bulk import FREE, Bulk, Status, element_error
 from rawbpf.maps.map import Map
 from rawbpf.maps.waiting import POLL, Follow
 from rawbpf.syscall import MapInfo, StrPath
@@ -40,7 +40,6 @@ S = TypeVar("S", bound="QueueOrStack[Any]")
 # Looking a function up in `lib` takes a tenth of the call.
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
-_FREE: int = lib.BATCH_FREE
 
 
 if TYPE_CHECKING:
@@ -194,6 +193,7 @@ class QueueOrStack(Map, Generic[T]):
         self._raw_size = info.value_size if type(codec) is RawBytes else None
         self._map = new_map(fd, info.value_size)
         self._bulk = Bulk(self._map, codec, info)
+        self._spares = self._bulk.spares
         super()._adopt(fd, info)
 
     # One element
@@ -252,10 +252,11 @@ class QueueOrStack(Map, Generic[T]):
         Raises Empty if there is none and no `default` was given, NotPermitted if the descriptor is not read-write or
         the map is frozen, Busy.
         """
-        bulk = self._bulk
-        batch, bulk.spare = bulk.spare, None
-        if batch is None:
-            return self._pop_carefully(default)
+        spares = self._spares
+        try:
+            batch = spares.pop()
+        except IndexError:
+            batch = self._bulk.another()
         struct = batch.struct
         try:
             result = _pop(struct)
@@ -263,23 +264,23 @@ class QueueOrStack(Map, Generic[T]):
                 value: Any = batch.first.tobytes()
                 if self._raw_size is None:
                     value = self._decode(value)
-                bulk.spare = batch
-                struct.state = _FREE  # now the caller has it
+                spares.append(batch)
+                batch.memory[0] = FREE  # now the caller has it
                 return value
             if result == HOOK_RAISED:
                 raise_hook_failure(result)
         except BaseException:
-            lib.batch_keep(struct, struct)
+            lib.batch_keep(struct, 0, 0)
             raise
         if result == BATCH_IN_USE:
             return self._pop_carefully(default)
-        bulk.spare = batch
+        spares.append(batch)
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
 
     def _pop_carefully(self, default: Any) -> Any:
-        """pop() where elements are held, or another call has the spare batch."""
+        """pop() where elements are held, or another call has the batch."""
         values = self._bulk.pop_many(1)
         if values:
             return values[0]

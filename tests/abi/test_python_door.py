@@ -101,7 +101,7 @@ class Side:
 
     def seen(self) -> list[Any]:
         found: list[Any] = [self.map.held]
-        for batch, view in self.batches:
+        for batch, _, view in self.batches:
             found.append((batch.state, batch.first, batch.count))
             found.append(bytes(view[4 * batch.first : 4 * batch.count]) if batch.state else b"")
         return found
@@ -123,13 +123,14 @@ _CALLS = [
         for call in (
             ("map_lookup_and_delete_elem", batch),
             *[("batch_begin", batch)] * 8,
-            *[("batch_pop", batch, 1), ("batch_pop", batch, 5)] * 4,
-            ("batch_keep", batch, batch),
-            ("batch_hold", batch, batch),
-            ("batch_hold", batch, other),
+            *[("batch_pop", batch, 1), ("batch_pop", batch, 5)] * 8,
+            ("batch_keep", batch, 0, 0),
+            ("batch_keep_both", batch, other),
+            ("batch_hold", batch, 0, 0),
+            ("batch_hold", batch, 2, 1),
             ("batch_left", batch),
-            *[("batch_move", batch, other, 1), ("batch_move", batch, other, 9)] * 4,
-            *[("batch_absorb", batch)] * 4,
+            *[("batch_move", batch, other, 1), ("batch_move", batch, other, 9)] * 8,
+            *[("batch_absorb", batch)] * 16,
         )
     ),
 ]
@@ -148,13 +149,15 @@ def test_both_doors_answer_the_same():
         counts: Counter[str] = Counter()
         for _ in range(examples(4000)):
             # What is in no call's hands is not to be moved to or added to.
-            taken = {name for name, (batch, _) in zip("ab", sides[0].batches, strict=True) if batch.state == 1}
+            taken = {name for name, (batch, *_) in zip("ab", sides[0].batches, strict=True) if batch.state == 1}
             name, *arguments = chance.choice(_CALLS)
             if name in ("batch_pop", "batch_move", "batch_absorb") and arguments[0] not in taken:
                 continue
+            if name == "batch_hold" and arguments[-1] and not sides[0].call("batch_left", arguments[0]):
+                continue
             if chance.random() < 0.1 and taken:
                 for side in sides:
-                    side.batches[min(taken) == "b"][0].state = 0
+                    side.batches[min(taken) == "b"][1][0] = 0
             answers = [side.call(name, *arguments) for side in sides]
             assert answers[0] == answers[1], (name, arguments)
             assert sides[0].seen() == sides[1].seen(), (name, arguments)

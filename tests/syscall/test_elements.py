@@ -454,7 +454,7 @@ def test_guard_bytes(kind, value_size, name):
         memory = bytearray(guard + bytes(value_size) + guard)
         room = ffi.from_buffer("char[]", memoryview(memory)[len(guard) :])
         handle = new_map(m.fileno(), value_size)
-        batch, _ = new_batch(handle, 1)
+        batch, *_ = new_batch(handle, 1)
         batch.data = room if FFI_MODE == "api" else memoryview(memory)[len(guard) :]
         assert getattr(lib, name)(*((handle, room) if name == "map_lookup_elem" else (batch,))) == 0
         assert memory[: len(guard)] == guard
@@ -466,7 +466,7 @@ def test_guard_bytes(kind, value_size, name):
 def test_the_librarys_own_buffers_fit_exactly(kind, value_size):
     """new_batch() makes room for so many values, and no more; the view is that room."""
     with kind(value_size, 1) as m:
-        _, room = new_batch(new_map(m.fileno(), value_size), 3)
+        *_, room = new_batch(new_map(m.fileno(), value_size), 3)
         assert room.nbytes == 3 * value_size
 
 

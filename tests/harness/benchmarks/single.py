@@ -18,7 +18,7 @@ def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
     """For push and pop, each way to do it CALLS times. A push fills the queue, a pop empties it."""
     c, fd, buffer = floor(), q.fileno(), ctypes.create_string_buffer(8)
     m = new_map(fd, 8)
-    batch, _ = new_batch(m, 1)
+    batch, memory, _ = new_batch(m, 1)
     found: dict[str, dict[str, Contender]] = {
         "push": {
             "C loop": _timed(c.push, fd, VALUE, CALLS),
@@ -27,7 +27,7 @@ def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
         },
         "pop": {
             "C loop": _timed(c.pop, fd, buffer, CALLS),
-            "cffi call alone": _timed(_bare_pop, lib.map_lookup_and_delete_elem, batch),
+            "cffi call alone": _timed(_bare_pop, lib.map_lookup_and_delete_elem, batch, memory),
             "rawbpf": _timed(_pop, q.pop),
         },
     }
@@ -56,10 +56,10 @@ def _bare_push(push, fd):
         push(fd, VALUE, 0)
 
 
-def _bare_pop(pop, batch):
+def _bare_pop(pop, batch, memory):
     for _ in range(CALLS):
         pop(batch)
-        batch.state = 0
+        memory[0] = 0
 
 
 def _libbpf_push(update, fd):
