@@ -24,7 +24,7 @@ MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(rawbpf.__path__, "rawbpf.")
     if module.name.rpartition(".")[2]
-    not in ("__main__", "_native", "_cdef", "python_calls", "python_door", "python_maps")
+    not in ("__main__", "_native", "_cdef", "batches", "python_calls", "python_door", "python_maps")
     and ".examples" not in module.name
 )
 # What the simulated kernel leaves out: programs, BTF, tokens, and looking around in the system.
