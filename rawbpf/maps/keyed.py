@@ -17,6 +17,7 @@ import errno
 import os
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from rawbpf import syscall
@@ -106,12 +107,12 @@ class KeyedMap(Map, Mapping[K, V]):
         with (
             _described(key, value, token_fd) if btf else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id)
         ):
-            fd = syscall.map_create(
+            create = partial(
+                syscall.map_create,
                 map_type,
                 name,
                 key.size,
                 value.size,
-                max_entries,
                 map_flags=flags,
                 numa_node=numa_node,
                 token_fd=token_fd,
@@ -120,6 +121,9 @@ class KeyedMap(Map, Mapping[K, V]):
                 btf_value_type_id=value_type_id,
                 **more,
             )
+            # After a call with **options CPython looks for signals before it assigns the result; where unpacking makes
+            # the call it does not.
+            (fd,) = map(create, (max_entries,))
             # Within the other context, whose end is a call in which a signal handler may raise.
             try:
                 self._adopt(fd, syscall.obj_get_info_by_fd(fd), key, value)

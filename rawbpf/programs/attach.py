@@ -14,6 +14,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from rawbpf import syscall
@@ -122,10 +123,17 @@ def _link(request: _Request, target: int, where: str, **more: Any) -> Link:
     """BPF_LINK_CREATE."""
     link = Link.__new__(Link)
     link.target = where
-    # The descriptor belongs to the link before any other call, in which a signal handler might raise.
-    link._fd = syscall.link_create(
-        request.program.fileno(), target, request.attach_type, request.flags, where=where, **more
+    create = partial(
+        syscall.link_create,
+        request.program.fileno(),
+        attach_type=request.attach_type,
+        flags=request.flags,
+        where=where,
+        **more,
     )
+    # The descriptor belongs to the link before any signal handler might raise. After a call with **options CPython
+    # looks for signals before it assigns the result; where unpacking makes the call it does not.
+    (link._fd,) = map(create, (target,))
     return link
 
 

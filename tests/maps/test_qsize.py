@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from rawbpf import BPF_EXIST, Full, Queue, Unsupported
 from rawbpf.btf import reader
 from rawbpf.maps import qsize
 from rawbpf.syscall.proc import Capability, has_capability
-from tests.conftest import IS_ROOT, examples
+from tests.conftest import IS_ROOT, examples, rounds
 
 pytestmark = [
     pytest.mark.real_kernel(reason="programs"),
@@ -164,3 +165,44 @@ def test_a_map_closed_by_another_thread(kind):
                 another.push_many([2] * 5)
                 looking.result()
     assert wrong == []
+
+
+@needs_perfmon
+def test_the_length_while_another_process_pushes_and_pops(kind):
+    """A map that never has more than one element never has another length, though its two ends are read one after the
+    other."""
+    with kind(8, 1000) as m:
+        child = os.fork()
+        if child == 0:
+            while os.getppid() != 1:
+                for _ in range(1000):
+                    m.push(bytes(8))
+                    m.pop()
+        try:
+            lengths = {m.qsize() for _ in rounds() for _ in range(1000)}
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert lengths <= {0, 1}
+
+
+@needs_perfmon
+def test_a_snapshot_of_a_ring_that_moves_is_made_again(kind, monkeypatch):
+    """A ring that was copied while others pushed and popped is copied again; what stood still is given."""
+    copied, copies = qsize.Inspector._copied, []
+
+    def moving(self, length):
+        copies.append(length)
+        if len(copies) == 1:
+            m.pop()
+            before, ring, _ = copied(self, length)
+            m.push_many([7, 7])
+            return before, ring, copied(self, length)[2]
+        return copied(self, length)
+
+    with kind("<I", 10) as m:
+        m.push_many([1, 2, 3])
+        monkeypatch.setattr(qsize.Inspector, "_copied", moving)
+        elements = m.snapshot()
+        assert elements == list(m.drain())
+    assert len(copies) == 2

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 import rawbpf
-from rawbpf import BpfError, NotFound, NotPermitted, Queue
+from rawbpf import BpfError, Hash, NotFound, NotPermitted, Queue, RingBuffer
 from rawbpf.abi import Cmd, ProgType, door
 from rawbpf.maps import bpffs, in_kernel
 from rawbpf.programs.asm import R0, exit_, mov
@@ -112,6 +112,8 @@ def all_that_makes_descriptors(path: str):
             "maps()": (lambda: q.id in [info.id for info in rawbpf.list_maps()], True),
             "qsize": (q.qsize, 0),
             "snapshot": (q.snapshot, []),
+            "Hash()": (lambda: opened(lambda: Hash(4, 4, 1)) > 0, True),
+            "RingBuffer()": (lambda: opened(lambda: RingBuffer(4096)) > 0, True),
             "Program": (program, 7),
             "attach": (attached, "sched_process_exec"),
             "attach a uprobe": (
