@@ -18,17 +18,31 @@ kernel.
 import os
 from typing import TYPE_CHECKING, Any
 
+from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
+from rawbpf.maps.listing import list_maps
+from rawbpf.maps.map import Map
+from rawbpf.maps.queue_stack import Queue, Stack
+from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
+from rawbpf.syscall.errors import (
+    AlreadyExists,
+    BpfError,
+    Busy,
+    Empty,
+    Full,
+    NoSuchIndex,
+    NoSuchKey,
+    NotFound,
+    NotPermitted,
+    Unsupported,
+)
+from rawbpf.syscall.memlock import set_memlock_rlimit
+from rawbpf.values.codecs import BTF, Codec
 from rawbpf.version import __version__
 
 if TYPE_CHECKING:
-    from rawbpf import abi as abi
-    from rawbpf import syscall as syscall
-    from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
     from rawbpf.maps.array import Array, PerCpuArray
     from rawbpf.maps.hash import Hash, LruHash, LruPerCpuHash, PerCpuHash
-    from rawbpf.maps.listing import list_maps
     from rawbpf.maps.lpm_trie import LpmTrie
-    from rawbpf.maps.map import Map
     from rawbpf.maps.of_descriptors import (
         ArrayOfMaps,
         CgroupArray,
@@ -44,7 +58,6 @@ if TYPE_CHECKING:
         XskMap,
     )
     from rawbpf.maps.other import OtherMap
-    from rawbpf.maps.queue_stack import Queue, Stack
     from rawbpf.maps.ring_buffer import RingBuffer
     from rawbpf.maps.sharing import recv_map, send_map
     from rawbpf.maps.token import Token
@@ -58,21 +71,6 @@ if TYPE_CHECKING:
     from rawbpf.programs import asm
     from rawbpf.programs.link import Link
     from rawbpf.programs.program import Program, VerifierError
-    from rawbpf.syscall import MapInfo, bpf, bpf_attr, pointer
-    from rawbpf.syscall.errors import (
-        AlreadyExists,
-        BpfError,
-        Busy,
-        Empty,
-        Full,
-        NoSuchIndex,
-        NoSuchKey,
-        NotFound,
-        NotPermitted,
-        Unsupported,
-    )
-    from rawbpf.syscall.memlock import set_memlock_rlimit
-    from rawbpf.values.codecs import BTF, Codec
 
 __all__ = [
     "BPF_ANY",
@@ -143,41 +141,20 @@ __all__ = [
     "trace",
 ]
 
-# Where each name is. Its module is imported when the name is first asked for.
-_MODULES = {
-    "AlreadyExists": "syscall.errors",
+# What costs an import only when it is asked for.
+_TOOLS = {
     "Array": "maps.array",
     "ArrayOfMaps": "maps.of_descriptors",
-    "BPF_ANY": "abi",
-    "BPF_EXIST": "abi",
-    "BPF_NOEXIST": "abi",
-    "BTF": "values.codecs",
-    "BpfError": "syscall.errors",
-    "Busy": "syscall.errors",
     "CgroupArray": "maps.of_descriptors",
-    "Cmd": "abi",
-    "Codec": "values.codecs",
     "CpuMap": "maps.of_descriptors",
     "DevMap": "maps.of_descriptors",
     "DevMapHash": "maps.of_descriptors",
-    "ElemFlag": "abi",
-    "Empty": "syscall.errors",
-    "FileFlag": "abi",
-    "Full": "syscall.errors",
     "Hash": "maps.hash",
     "HashOfMaps": "maps.of_descriptors",
     "Link": "programs.link",
     "LpmTrie": "maps.lpm_trie",
     "LruHash": "maps.hash",
     "LruPerCpuHash": "maps.hash",
-    "Map": "maps.map",
-    "MapFlag": "abi",
-    "MapInfo": "syscall",
-    "MapType": "abi",
-    "NoSuchIndex": "syscall.errors",
-    "NoSuchKey": "syscall.errors",
-    "NotFound": "syscall.errors",
-    "NotPermitted": "syscall.errors",
     "ObjectFile": "objects.object_file",
     "ObjectFileError": "objects.elf",
     "OtherMap": "maps.other",
@@ -185,49 +162,37 @@ _MODULES = {
     "PerCpuHash": "maps.hash",
     "PerfEventArray": "maps.of_descriptors",
     "ProgArray": "maps.of_descriptors",
-    "ProgType": "abi",
     "Program": "programs.program",
-    "Queue": "maps.queue_stack",
     "ReuseportSockArray": "maps.of_descriptors",
     "RingBuffer": "maps.ring_buffer",
     "SockHash": "maps.of_descriptors",
     "SockMap": "maps.of_descriptors",
-    "Stack": "maps.queue_stack",
     "Token": "maps.token",
-    "Unsupported": "syscall.errors",
     "VerifierError": "programs.program",
     "XskMap": "maps.of_descriptors",
-    "abi": "abi",
     "asm": "programs.asm",
-    "bpf": "syscall",
-    "bpf_attr": "syscall",
     "diagnose": "observe.doctor",
     "explain": "observe.diagram",
-    "list_maps": "maps.listing",
     "open_map": "objects.opening",
-    "pointer": "syscall",
     "recv_map": "maps.sharing",
     "send_map": "maps.sharing",
-    "set_memlock_rlimit": "syscall.memlock",
     "simulate": "observe.simulator",
-    "syscall": "syscall",
     "trace": "observe.tracer",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _TOOLS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f"rawbpf.{_MODULES[name]}")
-    # Some names are modules themselves. Kept: Python asks here only once for each.
-    globals()[name] = found = module if _MODULES[name].split(".")[-1] == name else getattr(module, name)
-    return found
+    module = import_module(f"rawbpf.{_TOOLS[name]}")
+    # asm is a module itself.
+    return module if _TOOLS[name].endswith(f".{name}") else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    # For completion and help(): also what nobody has asked for yet.
+    # For completion and help(): what is imported only when it is asked for as well.
     return sorted({*globals(), *__all__})
 
 

@@ -51,7 +51,6 @@ class IndexedMap(KeyedMap[int, V]):
         Raises what Hash() raises. Source: Documentation/bpf/map_array.rst.
         """
         self._create(
-            self.map_types[0],
             INDEX,
             codec_for(value),
             max_entries,

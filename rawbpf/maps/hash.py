@@ -94,7 +94,6 @@ class HashMap(OpenedByKey[K, V]):
         Source: Documentation/bpf/map_hash.rst.
         """
         self._create(
-            self.map_types[0],
             codec_for(key),
             codec_for(value),
             max_entries,

@@ -14,19 +14,17 @@ A key that is added or deleted meanwhile may come or not.
 """
 
 import errno
-import os
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from rawbpf import syscall
-from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, ENOTSUPP, Cmd, ElemFlag, MapType
+from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, ENOTSUPP, Cmd, ElemFlag
 from rawbpf.abi.door import HOOK_RAISED, MAP_CLOSED, ffi, lib, raise_hook_failure
 from rawbpf.maps.map import Map
 from rawbpf.maps.per_cpu import buffer_size
 from rawbpf.syscall import MapInfo
-from rawbpf.syscall.descriptor import HasFileno, fileno_of
+from rawbpf.syscall.descriptor import HasFileno
 from rawbpf.syscall.errors import AlreadyExists, BpfError, Full, NoSuchKey, bpf_error
 from rawbpf.values.codecs import BTF, Codec, OpenSpec, codec_for
 
@@ -87,7 +85,6 @@ class KeyedMap(Map, Mapping[K, V]):
 
     def _create(
         self,
-        map_type: MapType,
         key: Codec[Any],
         value: Codec[Any],
         max_entries: int,
@@ -103,34 +100,17 @@ class KeyedMap(Map, Mapping[K, V]):
         for what, number in (("key", key.size), ("value", value.size), ("max_entries", max_entries)):
             if number < 1:
                 raise ValueError(f"{what} must be more than 0, not {number} (EINVAL)")
-        token_fd = None if token is None else fileno_of(token)
-        with (
-            _described(key, value, token_fd) if btf else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id)
-        ):
-            create = partial(
-                syscall.map_create,
-                map_type,
-                name,
-                key.size,
-                value.size,
-                map_flags=flags,
-                numa_node=numa_node,
-                token_fd=token_fd,
-                btf_fd=btf_fd,
-                btf_key_type_id=key_type_id,
-                btf_value_type_id=value_type_id,
-                **more,
-            )
-            # After a call with **options CPython looks for signals before it assigns the result; where unpacking makes
-            # the call it does not.
-            (fd,) = map(create, (max_entries,))
-            # Within the other context, whose end is a call in which a signal handler may raise.
-            try:
-                self._adopt(fd, syscall.obj_get_info_by_fd(fd), key, value)
-            except BaseException:
-                if self._fd < 0:
-                    os.close(fd)
-                raise
+        self._new_map(
+            name,
+            (key.size, value.size),
+            max_entries,
+            (key, value),
+            flags=flags,
+            numa_node=numa_node,
+            token=token,
+            described=partial(_described, key, value) if btf else None,
+            **more,
+        )
 
     @classmethod
     def _codecs_of(cls, info: MapInfo, *specs: Any) -> tuple[Any, ...]:

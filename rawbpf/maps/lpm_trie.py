@@ -97,7 +97,6 @@ class LpmTrie(OpenedByKey[K, V]):
         if not flags & MapFlag.BPF_F_NO_PREALLOC:
             raise ValueError("an LPM trie needs BPF_F_NO_PREALLOC (EINVAL)")
         self._create(
-            self.map_types[0],
             _key_codec(key),
             codec_for(value),
             max_entries,

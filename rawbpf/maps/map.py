@@ -4,7 +4,8 @@ import fcntl
 import os
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rawbpf import syscall
@@ -13,7 +14,7 @@ from rawbpf.abi.door import forget_calls, lib, new_map
 from rawbpf.maps.listing import id_of_name
 from rawbpf.maps.own_descriptor import own_descriptor
 from rawbpf.syscall import MapInfo, StrPath
-from rawbpf.syscall.descriptor import Descriptor
+from rawbpf.syscall.descriptor import Descriptor, HasFileno, fileno_of
 from rawbpf.syscall.info import check_is_map
 
 if TYPE_CHECKING:
@@ -62,6 +63,47 @@ class Map(Descriptor):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         kind = type(self).__name__
         raise TypeError(f"a {kind} can't be made: call Queue(), Stack() or another subclass; open_map() opens a map")
+
+    def _new_map(
+        self,
+        name: str,
+        sizes: tuple[int, int],
+        max_entries: int,
+        codecs: tuple[Any, ...],
+        *,
+        flags: int,
+        numa_node: int | None,
+        token: int | HasFileno | None,
+        described: "Callable[[int | None], AbstractContextManager[tuple[int, int, int]]] | None" = None,
+        **more: int,
+    ) -> None:
+        """Creates a map (BPF_MAP_CREATE) whose keys and values have these sizes in bytes, and makes this the object of
+        it. `described(token_fd)` gives the types that the kernel is told; `more` is what the type has of its own."""
+        token_fd = None if token is None else fileno_of(token)
+        with described(token_fd) if described else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id):
+            create = partial(
+                syscall.map_create,
+                self.map_types[0],
+                name,
+                *sizes,
+                map_flags=flags,
+                numa_node=numa_node,
+                token_fd=token_fd,
+                btf_fd=btf_fd,
+                btf_key_type_id=key_type_id,
+                btf_value_type_id=value_type_id,
+                **more,
+            )
+            # After a call with **options CPython looks for signals before it assigns the result; where unpacking makes
+            # the call it does not.
+            (fd,) = map(create, (max_entries,))
+            # Within the other context, whose end is a call in which a signal handler may raise.
+            try:
+                self._adopt(fd, syscall.obj_get_info_by_fd(fd), *codecs)
+            except BaseException:
+                if self._fd < 0:
+                    os.close(fd)
+                raise
 
     # Ways to get one that is there already
 

@@ -67,7 +67,6 @@ class DescriptorArray(_OfDescriptors[int], IndexedMap[Any], DeletingMap[int, Any
         Raises what Hash() raises.
         """
         self._create(
-            self.map_types[0],
             INDEX,
             DescriptorCodec(self.value_bytes),
             max_entries,
@@ -171,7 +170,6 @@ class SockHash(_OfDescriptors[K], OpenedByKey[K, Any]):
     ) -> None:
         """Creates the map (BPF_MAP_CREATE); the arguments are those of Hash(). Raises what Hash() raises."""
         self._create(
-            self.map_types[0],
             codec_for(key),
             DescriptorCodec(_U64),
             max_entries,
@@ -224,7 +222,6 @@ class ArrayOfMaps(_OfMaps[int], DescriptorArray):
         raises.
         """
         self._create(
-            self.map_types[0],
             INDEX,
             DescriptorCodec(_U32),
             max_entries,
@@ -269,7 +266,6 @@ class HashOfMaps(_OfMaps[K], HashMap[K, Any]):
         Raises what Hash() raises.
         """
         self._create(
-            self.map_types[0],
             codec_for(key),
             DescriptorCodec(_U32),
             max_entries,

@@ -6,7 +6,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
@@ -16,7 +17,7 @@ from rawbpf.maps.bulk import FREE, Bulk, Status, element_error
 from rawbpf.maps.map import Map
 from rawbpf.maps.waiting import POLL, Follow
 from rawbpf.syscall import MapInfo, StrPath
-from rawbpf.syscall.descriptor import HasFileno, fileno_of
+from rawbpf.syscall.descriptor import HasFileno
 from rawbpf.syscall.proc import access_of, is_frozen
 from rawbpf.values.codecs import BTF, Codec, OpenSpec, RawBytes, ValueSpec, codec_for
 
@@ -105,28 +106,16 @@ class QueueOrStack(Map, Generic[T]):
         Needs Linux 4.20. Source: Documentation/bpf/map_queue_stack.rst.
         """
         codec = codec_for(value)
-        token_fd = None if token is None else fileno_of(token)
-        with _described(codec, token_fd) if btf else nullcontext((0, 0, 0)) as (btf_fd, key_type_id, value_type_id):
-            fd = syscall.map_create(
-                self.map_types[0],
-                name,
-                0,
-                codec.size,
-                max_entries,
-                map_flags=flags,
-                numa_node=numa_node,
-                token_fd=token_fd,
-                btf_fd=btf_fd,
-                btf_key_type_id=key_type_id,
-                btf_value_type_id=value_type_id,
-            )
-            # Within the other context, whose end is a call in which a signal handler may raise.
-            try:
-                self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
-            except BaseException:
-                if self._fd < 0:
-                    os.close(fd)
-                raise
+        self._new_map(
+            name,
+            (0, codec.size),
+            max_entries,
+            (codec,),
+            flags=flags,
+            numa_node=numa_node,
+            token=token,
+            described=partial(_described, codec) if btf else None,
+        )
 
     # Other ways to get one
 

@@ -20,7 +20,7 @@ from rawbpf.abi import Cmd, MapFlag, MapType
 from rawbpf.maps.map import Map
 from rawbpf.maps.ring_memory import Record, RingMemory
 from rawbpf.syscall import MapInfo, StrPath
-from rawbpf.syscall.descriptor import HasFileno, fileno_of
+from rawbpf.syscall.descriptor import HasFileno
 from rawbpf.syscall.errors import Empty
 from rawbpf.values.codecs import BTF, Codec, OpenSpec, codec_for
 
@@ -94,17 +94,7 @@ class RingBuffer(Map, Generic[T]):
         """
         if size < mmap.PAGESIZE or size & (size - 1):
             raise ValueError(f"size is a power of two from {mmap.PAGESIZE}, the size of a page, not {size} (EINVAL)")
-        codec = _codec(value)
-        token_fd = None if token is None else fileno_of(token)
-        fd = syscall.map_create(
-            MapType.BPF_MAP_TYPE_RINGBUF, name, 0, 0, size, map_flags=flags, numa_node=numa_node, token_fd=token_fd
-        )
-        try:
-            self._adopt(fd, syscall.obj_get_info_by_fd(fd), codec)
-        except BaseException:
-            if self._fd < 0:
-                os.close(fd)
-            raise
+        self._new_map(name, (0, 0), size, (_codec(value),), flags=flags, numa_node=numa_node, token=token)
 
     @classmethod
     def open(cls, path: StrPath, value: "OpenSpec" = None) -> "Self":
