@@ -285,11 +285,21 @@ class TestPinning:
             assert two.maps["shared"].pop() == SEEN_LENGTH
         assert pins(bpf_folder) == ["shared"]
 
-    def test_another_map_is_there(self, compiled: Compiled, bpf_folder: str) -> None:
+    @pytest.mark.parametrize(
+        ("make", "difference"),
+        [
+            (lambda: Queue(8, 4), "value_size 8, and the file says 4"),
+            (lambda: Queue(4, 5), "max_entries 5, and the file says 4"),
+            (lambda: Queue(4, 4, flags=MapFlag.BPF_F_RDONLY_PROG), "map_flags <MapFlag.BPF_F_RDONLY_PROG: 128>, and"),
+            (lambda: Stack(4, 4), "type <MapType.BPF_MAP_TYPE_STACK: 23>, and the file says"),
+        ],
+        ids=["value_size", "max_entries", "map_flags", "type"],
+    )
+    def test_another_map_is_there(self, compiled: Compiled, bpf_folder: str, make: Any, difference: str) -> None:
         """A pin of that name whose map differs is an error that says in what, and stays."""
-        with Queue(8, 4, name="shared") as other:
+        with make() as other:
             other.pin(f"{bpf_folder}/shared")
-        with pytest.raises(ObjectFileError, match="map 'shared': what is pinned has value_size 8, and the file says 4"):
+        with pytest.raises(ObjectFileError, match=f"map 'shared': what is pinned has {difference}"):
             ObjectFile.load(compiled("pinned"), pin_root=bpf_folder)
         assert pins(bpf_folder) == ["shared"]
 
@@ -421,7 +431,7 @@ class TestBroken:
     def test_byte_order(self, data: bytearray) -> None:
         """An object of the other byte order is refused (EI_DATA)."""
         data[5] = 3 - data[5]
-        with pytest.raises(ObjectFileError):
+        with pytest.raises(ObjectFileError, match="endian"):
             read(bytes(data))
 
     def test_other_byte_order(self, tmp_path: Path) -> None:

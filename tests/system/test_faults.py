@@ -28,6 +28,7 @@ import rawbpf
 from rawbpf import BpfError, Hash, NotFound, NotPermitted, Queue, RingBuffer
 from rawbpf.abi import Cmd, ProgType, door
 from rawbpf.maps import bpffs, in_kernel
+from rawbpf.maps import map as map_module
 from rawbpf.programs.asm import R0, exit_, mov
 from rawbpf.programs.link import Link
 from rawbpf.programs.program import ETH_HLEN, Program
@@ -549,6 +550,27 @@ def test_signals_leave_nothing_of_an_object_file(bpf_folder, compiled, seconds):
     gc.collect()
     assert descriptors() == before
     assert any(interrupted)
+
+
+def test_a_signal_while_a_descriptor_is_taken_over(kind, monkeypatch):
+    """What is raised before from_fd() has returned leaves the descriptor to the caller, open: the map that was begun
+    does not close it."""
+
+    class Interrupting:
+        def add(self, m):
+            raise Interrupted
+
+    with kind(4, 1) as m:
+        fd = os.dup(m.fileno())
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(map_module, "_all_maps", Interrupting())
+                with pytest.raises(Interrupted):
+                    kind.from_fd(fd)
+            gc.collect()
+            assert os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:bpf-map" or door.simulated is not None
+        finally:
+            os.close(fd)
 
 
 @pytest.mark.real_kernel(reason="programs")
