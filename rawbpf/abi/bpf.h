@@ -681,6 +681,11 @@ int batch_begin(struct batch *batch);
  * elements come first. */
 int map_lookup_and_delete_elem(struct batch *batch);
 
+/* The same for up to `want` elements, a system call each. Returns how many, or
+ * the negative errno if there was none. If a hook raised, some may be in the
+ * batch nevertheless. */
+int map_pop(struct batch *batch, uint32_t want);
+
 /* Takes up to `want` elements, a system call each, behind those that the batch
  * has. 0, or the negative errno that ended it. */
 int batch_pop(struct batch *batch, uint32_t want);

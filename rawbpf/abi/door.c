@@ -267,18 +267,6 @@ static int pop_one(struct batch *batch)
     return result;
 }
 
-int map_lookup_and_delete_elem(struct batch *batch)
-{
-    int result;
-
-    if (__atomic_load_n(&batch->map->held, __ATOMIC_SEQ_CST) || !batch_begin(batch))
-        return BATCH_IN_USE;
-    result = pop_one(batch);
-    if (batch->count == 0)
-        set_state(batch, BATCH_FREE);
-    return result;
-}
-
 int batch_pop(struct batch *batch, uint32_t want)
 {
     int result = 0;
@@ -286,6 +274,31 @@ int batch_pop(struct batch *batch, uint32_t want)
     while (result == 0 && want-- && batch->count < batch->capacity)
         result = pop_one(batch);
     return result;
+}
+
+/* Begins a batch, unless others come first, and leaves it FREE if it stays empty. */
+static int begin_and_pop(struct batch *batch, uint32_t want)
+{
+    int result = BATCH_IN_USE;
+
+    if (__atomic_load_n(&batch->map->held, __ATOMIC_SEQ_CST) || !batch_begin(batch))
+        return result;
+    result = batch_pop(batch, want);
+    if (batch->count == 0)
+        set_state(batch, BATCH_FREE);
+    return result;
+}
+
+int map_lookup_and_delete_elem(struct batch *batch)
+{
+    return begin_and_pop(batch, 1);
+}
+
+int map_pop(struct batch *batch, uint32_t want)
+{
+    int result = begin_and_pop(batch, want);
+
+    return result == BATCH_IN_USE || result == HOOK_RAISED || batch->count == 0 ? result : (int)batch->count;
 }
 
 /* The scratch is the batch's as long as nobody has borrowed it since. */

@@ -27,7 +27,7 @@ _BUSY_TRIES = 10
 _ATTR_SIZE = 32
 _U32 = 0xFFFFFFFF
 _CLOSED = _U32  # no descriptor: the kernel answers EBADF
-_MAP_CLOSED, _BATCH_IN_USE = -errno.ESHUTDOWN, -errno.EALREADY
+_MAP_CLOSED, _BATCH_IN_USE, _HOOK_RAISED = -errno.ESHUTDOWN, -errno.EALREADY, -errno.EINTR
 
 # Plain ints, for the calls that are made most.
 _LOOKUP, _UPDATE = int(Cmd.BPF_MAP_LOOKUP_ELEM), int(Cmd.BPF_MAP_UPDATE_ELEM)
@@ -213,21 +213,30 @@ def _pop_one(batch: Batch) -> int:
             batch.count = count + 1
 
 
-def map_lookup_and_delete_elem(batch: Batch) -> int:
-    if batch.map.held or not batch_begin(batch):
-        return _BATCH_IN_USE
-    result = _pop_one(batch)
-    if batch.count == 0:
-        batch.memory[0] = BATCH_FREE
-    return result
-
-
 def batch_pop(batch: Batch, want: int) -> int:
     result = 0
     while result == 0 and want and batch.count < batch.capacity:
         result = _pop_one(batch)
         want -= 1
     return result
+
+
+def _begin_and_pop(batch: Batch, want: int) -> int:
+    if batch.map.held or not batch_begin(batch):
+        return _BATCH_IN_USE
+    result = batch_pop(batch, want)
+    if batch.count == 0:
+        batch.memory[0] = BATCH_FREE
+    return result
+
+
+def map_lookup_and_delete_elem(batch: Batch) -> int:
+    return _begin_and_pop(batch, 1)
+
+
+def map_pop(batch: Batch, want: int) -> int:
+    result = _begin_and_pop(batch, want)
+    return result if result in (_BATCH_IN_USE, _HOOK_RAISED) or batch.count == 0 else batch.count
 
 
 def _left(batch: Batch) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, lib, new_batch, raise_hook_failure
-from rawbpf.values.codecs import Codec, RawBytes, bytes_view, decode_many, encode_many
+from rawbpf.values.codecs import Codec, bytes_view, decode_many, encode_many
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -92,7 +92,6 @@ class Bulk:
         self._codec = codec
         self._info = info
         self._size = info.value_size
-        self._raw = type(codec) is RawBytes
         self._closed = False
         self.status = _NOTHING_YET
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
@@ -110,6 +109,8 @@ class Bulk:
     # handler behind a function's 256th instruction, for whose number it has no integer.
 
     def pop_many(self, limit: int) -> list[Any]:
+        if 0 < limit <= self._few and (values := self._take_few(limit, self._decoded_few)) is not None:
+            return values
         return self._take(limit, self._decoded)
 
     def pop_into(self, buffer: "Buffer") -> int:
@@ -128,6 +129,12 @@ class Bulk:
                 position = end
             return position // self._size
 
+        def copy_few(batch: Batch, count: int) -> int:
+            view[: count * self._size] = batch.data[: count * self._size]
+            return count
+
+        if limit <= self._few and (count := self._take_few(limit, copy_few)) is not None:
+            return count
         return self._take(limit, copy)
 
     def take_held(self) -> list[bytes]:
@@ -199,6 +206,33 @@ class Bulk:
         except BaseException:
             lib.batch_keep_both(hand.batch.struct, hand.older.struct)
             raise
+
+    def _take_few(self, limit: int, use: "Callable[[Batch, int], R]") -> "R | None":
+        """Takes up to `limit` elements, at most what a batch of pop() has room for, and returns use(batch, count). None
+        if something is held, which comes first."""
+        try:
+            batch = self.spares.pop()
+        except IndexError:
+            batch = self.another()
+        struct = batch.struct
+        try:
+            taken = lib.map_pop(struct, limit)
+            if taken == HOOK_RAISED:
+                raise_hook_failure(taken)
+            if taken == BATCH_IN_USE:
+                return None
+            if taken >= 0:
+                result = use(batch, taken)
+                self.spares.append(batch)
+                batch.memory[0] = FREE  # now the caller has them
+                return result
+            self.spares.append(batch)
+        except BaseException:
+            lib.batch_keep(struct, 0, 0)
+            raise
+        if taken != -errno.ENOENT:
+            raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, taken)
+        return use(batch, 0)
 
     def _gather(self, hand: _Hand, limit: int, held: int, only_held: bool) -> None:
         """Takes up to `limit` elements, those first that are held, into a batch that is large enough."""
@@ -305,6 +339,12 @@ class Bulk:
 
     def _decoded(self, chunks: list[memoryview]) -> list[Any]:
         return decode_many(self._codec, chunks)
+
+    def _decoded_few(self, batch: Batch, count: int) -> list[Any]:
+        if count == 1:
+            return [self._codec.decode(batch.first.tobytes())]
+        data, size = batch.data[: count * self._size].tobytes(), self._size
+        return [self._codec.decode(data[at : at + size]) for at in range(0, len(data), size)]
 
     # Giving
 

@@ -340,7 +340,7 @@ def bytes_view(buffer: "Buffer") -> memoryview:
 
 
 def _no_addresses(view: memoryview) -> None:
-    if found := _ADDRESSES.search(_NAMES.sub("", view.format)):
+    if view.format != "B" and (found := _ADDRESSES.search(_NAMES.sub("", view.format))):
         raise TypeError(f"the buffer holds addresses (format {view.format!r} has {found[0]!r}), no values")
 
 
@@ -369,8 +369,11 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | 
     if type(values) is bytes and len(values) % codec.size == 0:
         return values
     try:
-        view = memoryview(cast("Buffer", values))
+        # To ask a list costs more than to push two values.
+        view = memoryview(cast("Buffer", values)) if type(values) is not list else None
     except TypeError:
+        view = None
+    if view is None:
         if isinstance(values, str):
             raise TypeError("values are an iterable of values, or a buffer, not a str") from None
         encode_all = getattr(codec, "encode_all", None)

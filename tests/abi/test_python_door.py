@@ -122,6 +122,7 @@ _CALLS = [
         for batch, other in (("a", "b"), ("b", "a"))
         for call in (
             ("map_lookup_and_delete_elem", batch),
+            *[("map_pop", batch, 1), ("map_pop", batch, 3)] * 2,
             *[("batch_begin", batch)] * 8,
             *[("batch_pop", batch, 1), ("batch_pop", batch, 5)] * 8,
             ("batch_keep", batch, 0, 0),
