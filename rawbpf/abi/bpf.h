@@ -678,12 +678,11 @@ int batch_begin(struct batch *batch);
 
 /* Begins, and takes one element. 0, or bpf(2)'s negative errno: then the batch
  * is FREE again. BATCH_IN_USE also if the map has batches that are HELD: their
- * elements come first. */
+ * elements come first. If a hook raised, what was taken is HELD. */
 int map_lookup_and_delete_elem(struct batch *batch);
 
 /* The same for up to `want` elements, a system call each. Returns how many, or
- * the negative errno if there was none. If a hook raised, some may be in the
- * batch nevertheless. */
+ * the negative errno if there was none. */
 int map_pop(struct batch *batch, uint32_t want);
 
 /* Takes up to `want` elements, a system call each, behind those that the batch

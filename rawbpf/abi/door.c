@@ -276,31 +276,6 @@ int batch_pop(struct batch *batch, uint32_t want)
     return result;
 }
 
-/* Begins a batch, unless others come first, and leaves it FREE if it stays empty. */
-static int begin_and_pop(struct batch *batch, uint32_t want)
-{
-    int result = BATCH_IN_USE;
-
-    if (__atomic_load_n(&batch->map->held, __ATOMIC_SEQ_CST) || !batch_begin(batch))
-        return result;
-    result = batch_pop(batch, want);
-    if (batch->count == 0)
-        set_state(batch, BATCH_FREE);
-    return result;
-}
-
-int map_lookup_and_delete_elem(struct batch *batch)
-{
-    return begin_and_pop(batch, 1);
-}
-
-int map_pop(struct batch *batch, uint32_t want)
-{
-    int result = begin_and_pop(batch, want);
-
-    return result == BATCH_IN_USE || result == HOOK_RAISED || batch->count == 0 ? result : (int)batch->count;
-}
-
 /* The scratch is the batch's as long as nobody has borrowed it since. */
 static struct batch *borrowed(struct batch *batch)
 {
@@ -356,6 +331,27 @@ void batch_keep_both(struct batch *batch, struct batch *other)
 {
     batch_keep(batch, 0, 0);
     batch_keep(other, 0, 0);
+}
+
+int map_pop(struct batch *batch, uint32_t want)
+{
+    int result;
+
+    if (__atomic_load_n(&batch->map->held, __ATOMIC_SEQ_CST) || !batch_begin(batch))
+        return BATCH_IN_USE;
+    result = batch_pop(batch, want);
+    if (batch->count == 0 || result == HOOK_RAISED) {
+        hold(batch, 0);
+        return result;
+    }
+    return batch->count;
+}
+
+int map_lookup_and_delete_elem(struct batch *batch)
+{
+    int count = map_pop(batch, 1);
+
+    return count < 0 ? count : 0;
 }
 
 static uint32_t move(struct batch *to, struct batch *from, uint32_t most)

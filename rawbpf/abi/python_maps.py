@@ -221,22 +221,18 @@ def batch_pop(batch: Batch, want: int) -> int:
     return result
 
 
-def _begin_and_pop(batch: Batch, want: int) -> int:
+def map_pop(batch: Batch, want: int) -> int:
     if batch.map.held or not batch_begin(batch):
         return _BATCH_IN_USE
     result = batch_pop(batch, want)
-    if batch.count == 0:
-        batch.memory[0] = BATCH_FREE
-    return result
+    if batch.count == 0 or result == _HOOK_RAISED:
+        _hold(batch, 0)
+        return result
+    return batch.count
 
 
 def map_lookup_and_delete_elem(batch: Batch) -> int:
-    return _begin_and_pop(batch, 1)
-
-
-def map_pop(batch: Batch, want: int) -> int:
-    result = _begin_and_pop(batch, want)
-    return result if result in (_BATCH_IN_USE, _HOOK_RAISED) or batch.count == 0 else batch.count
+    return min(map_pop(batch, 1), 0)
 
 
 def _left(batch: Batch) -> int:

@@ -13,6 +13,8 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rawbpf import syscall
@@ -70,15 +72,25 @@ class Batch:
         self.lender: InKernel | None = None
 
 
+def _first_number(batch: Batch) -> int:
+    """The number of the first element that is left in a batch."""
+    return int(batch.struct.number + batch.struct.first)
+
+
 class _Hand:
     """What a call has in its hands: a batch, and where that was too small the one before, until it is empty; and the
-    lists of values that a drain hands over."""
+    values that a drain hands over, in parts.
 
-    __slots__ = ("__weakref__", "batch", "lists", "older")
+    A part is an iterator, how many values there are up to its end, and what says how many of its own are left.
+    """
+
+    __slots__ = ("__weakref__", "batch", "lists", "older", "parts", "struct")
 
     def __init__(self, nothing: Batch) -> None:
-        self.batch = self.older = nothing
+        self.batch = nothing
+        self.struct = self.older = nothing.struct
         self.lists: list[list[Any]] = []
+        self.parts: list[tuple[int, Any, Callable[[], int]]] = []
 
 
 class Bulk:
@@ -105,8 +117,9 @@ class Bulk:
 
     # Taking
     #
-    # drain() and _take() are short: where no memory is to be had at all, CPython 3.11 turns for ever in an exception
-    # handler behind a function's 256th instruction, for whose number it has no integer.
+    # These functions are short: where no memory is to be had at all, CPython 3.11 to 3.13 turn for ever in an exception
+    # handler behind a function's 256th instruction, for whose number they have no integer. And they make no functions:
+    # CPython 3.12 and 3.13 crash where there is no memory for one.
 
     def pop_many(self, limit: int) -> list[Any]:
         if 0 < limit <= self._few and (values := self._take_few(limit, self._decoded_few)) is not None:
@@ -121,47 +134,28 @@ class Bulk:
         if limit == 0:
             raise ValueError(f"the buffer has {len(view)} bytes, less than one value of {self._size}")
 
-        def copy(chunks: list[memoryview]) -> int:
-            position = 0
-            for chunk in chunks:
-                end = position + len(chunk)
-                view[position:end] = chunk
-                position = end
-            return position // self._size
-
-        def copy_few(batch: Batch, count: int) -> int:
-            view[: count * self._size] = batch.data[: count * self._size]
+        if limit <= self._few and (count := self._take_few(limit, partial(self._copied_few, view))) is not None:
             return count
-
-        if limit <= self._few and (count := self._take_few(limit, copy_few)) is not None:
-            return count
-        return self._take(limit, copy)
+        return self._take(limit, partial(self._copied, view))
 
     def take_held(self) -> list[bytes]:
         """The elements that were taken and not handed over, raw."""
-
-        def split(chunks: list[memoryview]) -> list[bytes]:
-            raw = b"".join(chunks)
-            return [raw[at : at + self._size] for at in range(0, len(raw), self._size)]
-
-        return self._take(0, split, only_held=True)
+        return self._take(0, self._split, only_held=True)
 
     def drain(self, limit: int, owner: object) -> Iterator[Any]:
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         left: Callable[[], int]
-        values: Any
         while limit > 0:
             hand, release = _Hand(self._nothing), lib.batch_keep
             begun, left = 0, int
             try:
                 self._chunk(hand, limit)
                 release = lib.batch_hold  # another thread may go on from here
-                for part in hand.lists:
-                    values = iter(part)
-                    begun, left = begun + len(part), values.__length_hint__
+                for part in hand.parts:
+                    begun, values, left = part
                     yield from values  # the iterator counts what was handed over
             finally:
-                release(hand.batch.struct, begun, left())
+                release(hand.struct, begun, left())
                 self._warn_of(hand, owner)
             limit = limit - begun if hand.lists else 0
 
@@ -177,10 +171,15 @@ class Bulk:
         lib.batch_absorb(batch.struct)
         values = self._decoded(self._chunks(batch))
         hand.lists = [values[at : at + _PART] for at in range(0, len(values), _PART)]
+        iterators: list[Any] = list(map(iter, hand.lists))
+        hand.parts = [
+            (end, each, each.__length_hint__)
+            for end, each in zip(accumulate(map(len, hand.lists)), iterators, strict=True)
+        ]
 
     def _warn_of(self, hand: _Hand, owner: object) -> None:
         """Once the map is closed, nobody comes for the elements that are left in a batch: that is worth a warning."""
-        if self._closed and (left := lib.batch_left(hand.batch.struct)):
+        if self._closed and (left := lib.batch_left(hand.struct)):
             what = f"{left} elements of {owner!r} were popped and never handed over"
             warnings.warn(what, RuntimeWarning, stacklevel=3)
 
@@ -195,16 +194,14 @@ class Bulk:
 
     def _take(self, limit: int, use: "Callable[[list[memoryview]], R]", only_held: bool = False) -> "R":
         """Takes up to `limit` elements, or all that are held, and returns use(chunks) of their bytes."""
-        held = self._held_count() if self._map.held else 0
         hand = _Hand(self._nothing)
         try:
-            self._begin(hand, min(limit, held) if limit else held)
-            self._gather(hand, held if only_held else limit, held, only_held)
+            self._gather(hand, limit, only_held)
             result = use(self._chunks(hand.batch))
             hand.batch.memory[0] = FREE  # now the caller has them
             return result
         except BaseException:
-            lib.batch_keep_both(hand.batch.struct, hand.older.struct)
+            lib.batch_keep_both(hand.struct, hand.older)
             raise
 
     def _take_few(self, limit: int, use: "Callable[[Batch, int], R]") -> "R | None":
@@ -217,34 +214,40 @@ class Bulk:
         struct = batch.struct
         try:
             taken = lib.map_pop(struct, limit)
-            if taken == HOOK_RAISED:
-                raise_hook_failure(taken)
-            if taken == BATCH_IN_USE:
-                return None
             if taken >= 0:
                 result = use(batch, taken)
                 self.spares.append(batch)
                 batch.memory[0] = FREE  # now the caller has them
                 return result
-            self.spares.append(batch)
         except BaseException:
             lib.batch_keep(struct, 0, 0)
             raise
-        if taken != -errno.ENOENT:
-            raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, taken)
+        if taken == BATCH_IN_USE:
+            return None
+        return self._took_nothing(batch, taken, use)
+
+    def _took_nothing(self, batch: Batch, result: int, use: "Callable[[Batch, int], R]") -> "R":
+        if result == HOOK_RAISED:
+            raise_hook_failure(result)
+        self.spares.append(batch)
+        if result != -errno.ENOENT:
+            raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
         return use(batch, 0)
 
-    def _gather(self, hand: _Hand, limit: int, held: int, only_held: bool) -> None:
-        """Takes up to `limit` elements, those first that are held, into a batch that is large enough."""
+    def _gather(self, hand: _Hand, limit: int, only_held: bool) -> None:
+        """Takes up to `limit` elements, or all that are held, into a batch that is large enough; those first that are
+        held."""
+        held = self._held_count() if self._map.held else 0
+        self._begin(hand, held if only_held else min(limit, held))
         if held:
-            self._collect(hand.batch, limit)
+            self._collect(hand.batch, held if only_held else limit)
         while not only_held and self._more(hand.batch, limit):
             batch = hand.batch
             lib.batch_absorb(batch.struct)
             if batch.struct.scratch or batch.struct.count == batch.capacity:
-                hand.older = batch
+                hand.older = batch.struct
                 self._begin(hand, 2 * lib.batch_left(batch.struct))
-                lib.batch_move(hand.batch.struct, batch.struct, _ALL)
+                lib.batch_move(hand.struct, batch.struct, _ALL)
 
     def _more(self, batch: Batch, limit: int) -> bool:
         """Takes more elements from the kernel. True if there may be more still, and they are wanted.
@@ -294,10 +297,11 @@ class Bulk:
         between, batch_keep() finds it."""
         for each in self._batches[:]:
             if each.capacity >= capacity and each.struct.state == FREE:
-                hand.batch = each
+                hand.batch, hand.struct = each, each.struct
                 if lib.batch_begin(each.struct):
                     return
-        hand.batch = made = Batch(self._map, max(capacity, self._few))
+        made = Batch(self._map, max(capacity, self._few))
+        hand.batch, hand.struct = made, made.struct
         lib.batch_begin(made.struct)
         self._batches.append(made)
         # Large ones that are free were too small: they are forgotten, by who has begun them.
@@ -318,10 +322,10 @@ class Bulk:
     def _held(self) -> list[Batch]:
         """The batches that are held, in the order in which they were taken."""
         held = [batch for batch in self._batches if batch.struct.state == _HELD]
-        return sorted(held, key=lambda batch: int(batch.struct.number + batch.struct.first))
+        return sorted(held, key=_first_number)
 
     def _held_count(self) -> int:
-        return sum(lib.batch_left(batch.struct) for batch in self._held())
+        return sum([lib.batch_left(batch.struct) for batch in self._held()])
 
     def _collect(self, batch: Batch, limit: int) -> None:
         """Moves held elements into the batch, those first that were taken first."""
@@ -345,6 +349,23 @@ class Bulk:
             return [self._codec.decode(batch.first.tobytes())]
         data, size = batch.data[: count * self._size].tobytes(), self._size
         return [self._codec.decode(data[at : at + size]) for at in range(0, len(data), size)]
+
+    def _copied(self, view: memoryview, chunks: list[memoryview]) -> int:
+        """Copies elements to the beginning of a buffer; returns how many."""
+        position = 0
+        for chunk in chunks:
+            end = position + len(chunk)
+            view[position:end] = chunk
+            position = end
+        return position // self._size
+
+    def _copied_few(self, view: memoryview, batch: Batch, count: int) -> int:
+        view[: count * self._size] = batch.data[: count * self._size]
+        return count
+
+    def _split(self, chunks: list[memoryview]) -> list[bytes]:
+        raw = b"".join(chunks)
+        return [raw[at : at + self._size] for at in range(0, len(raw), self._size)]
 
     # Giving
 
@@ -404,9 +425,9 @@ class Bulk:
                 hand = _Hand(self._nothing)
                 try:
                     self._begin(hand, lib.batch_left(held.struct))
-                    lib.batch_move(hand.batch.struct, held.struct, _ALL)
+                    lib.batch_move(hand.struct, held.struct, _ALL)
                 finally:
-                    lib.batch_keep(hand.batch.struct, 0, 0)
+                    lib.batch_keep(hand.struct, 0, 0)
 
     # The in-kernel way
 

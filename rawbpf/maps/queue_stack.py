@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypedDict, TypeVa
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd, MapType
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, new_map, raise_hook_failure
-from rawbpf.maps.bulk import FREE, Bulk, Status, element_error
+from rawbpf.maps.bulk import FREE, Batch, Bulk, Status, element_error
 from rawbpf.maps.map import Map
 from rawbpf.maps.waiting import POLL, Follow
 from rawbpf.syscall import MapInfo, StrPath
@@ -256,26 +256,26 @@ class QueueOrStack(Map, Generic[T]):
                 spares.append(batch)
                 batch.memory[0] = FREE  # now the caller has it
                 return value
-            if result == HOOK_RAISED:
-                raise_hook_failure(result)
         except BaseException:
             lib.batch_keep(struct, 0, 0)
             raise
+        return self._not_popped(batch, result, default)
+
+    def _not_popped(self, batch: Batch, result: int, default: Any) -> Any:
+        """The end of a pop() that took nothing, with what it answered."""
+        if result == HOOK_RAISED:
+            raise_hook_failure(result)
         if result == BATCH_IN_USE:
-            return self._pop_carefully(default)
-        spares.append(batch)
+            # Elements are held, or another call has the batch.
+            values = self._bulk.pop_many(1)
+            if values:
+                return values[0]
+            result = -errno.ENOENT
+        else:
+            self._spares.append(batch)
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
-
-    def _pop_carefully(self, default: Any) -> Any:
-        """pop() where elements are held, or another call has the batch."""
-        values = self._bulk.pop_many(1)
-        if values:
-            return values[0]
-        if default is not _RAISE:
-            return default
-        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -errno.ENOENT)
 
     # Many elements
 
