@@ -1,8 +1,11 @@
 """The report of tests.harness.kernels: a test that should have run there and did not is a failure."""
 
+import base64
+import gzip
+
 import pytest
 
-from tests.harness.kernels import report
+from tests.harness.kernels import initramfs, report
 
 pytestmark = pytest.mark.alike
 
@@ -12,9 +15,15 @@ DOCUMENT = (
 )
 
 
-def run_of(kernel: str, *cases: str) -> report.Run:
+def console(document: str) -> str:
+    """What a guest prints of a report."""
+    packed = base64.encodebytes(gzip.compress(document.encode())).decode()
+    return f"booting\n{initramfs.REPORT}root\n{packed}{initramfs.END}\n"
+
+
+def run_of(kernel: str, *cases: str, jit: bool = True) -> report.Run:
     tests = "".join(f'<testcase classname="tests.test_x" name="t{i}">{case}</testcase>' for i, case in enumerate(cases))
-    [run] = report.parse(DOCUMENT.format(count=len(cases), cases=tests).encode(), kernel)
+    [run] = report.parse(console(DOCUMENT.format(count=len(cases), cases=tests)), kernel, jit)
     return run
 
 
@@ -49,6 +58,13 @@ def test_skips(kernel, reason, where):
     } | {where: 1}
 
 
+@pytest.mark.parametrize(("jit", "where"), [(True, "failed"), (False, "by_design")])
+def test_skips_for_a_jit(jit, where):
+    """What needs a JIT is skipped by design only where Debian's kernel has none."""
+    run = run_of("6.12", skipped("by design: needs a JIT for BPF"), jit=jit)
+    assert list(getattr(run, where)) == ["tests.test_x::t0"]
+
+
 def test_failures_and_errors():
     """A test that failed, and one whose fixture did, count once each, with their texts."""
     run = run_of("6.1", "", '<failure message="m">text</failure><error message="later"/>', '<error message="e"/>')
@@ -58,9 +74,12 @@ def test_failures_and_errors():
 
 def test_a_report_that_was_cut_off():
     """A run whose report did not come through to its end is none."""
-    whole = DOCUMENT.format(count=0, cases="").encode()
-    assert [run.name for run in report.parse(whole + whole[:-5], "6.1")] == ["root"]
-    assert report.parse(b"", "6.1") == []
+    whole = console(DOCUMENT.format(count=0, cases=""))
+    packed = whole.splitlines()[2]
+    assert [run.name for run in report.parse(whole + whole[:-20], "6.1")] == ["root"]
+    assert report.parse(whole.replace(packed, packed[:-20]), "6.1") == []
+    assert report.parse(whole.replace(packed, "A" + packed[:-1]), "6.1") == []
+    assert report.parse("", "6.1") == []
 
 
 class TestBudget:
@@ -71,11 +90,11 @@ class TestBudget:
         """tests.harness.kernels without QEMU: main(document, ended, budget) is its exit code for one guest."""
         from tests.harness.kernels import __main__ as kernels
 
-        monkeypatch.setattr(kernels.initramfs, "build", lambda image, wheel: None)
-        monkeypatch.setattr(kernels.fetch, "kernel", lambda kernel, cache, refresh: tmp_path / "vmlinuz")
+        monkeypatch.setattr(kernels.initramfs, "build", lambda *arguments: None)
+        monkeypatch.setattr(kernels.fetch, "kernel", lambda *arguments: tmp_path / "vmlinuz")
 
         def run(document: str, *, ended: bool, budget: str, silent: float = 1.0) -> int:
-            guest = kernels.boot.Boot("", document.encode(), 1.0, silent, ended)
+            guest = kernels.boot.Boot(console(document) if document else "", 1.0, silent, ended)
             monkeypatch.setattr(kernels.boot, "boot", lambda *arguments, **environment: guest)
             return kernels.main(["6.1", "--budget", budget])
 

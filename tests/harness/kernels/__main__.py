@@ -1,9 +1,15 @@
-"""Runs the test suite on other kernels: python -m tests.harness.kernels 5.10 6.1 6.12 7.2
+"""Runs the test suite on other kernels, and on other machines:
 
-Each kernel is one of Debian's cloud kernels, fetched once with apt (fetch.py), booted in QEMU without KVM (boot.py)
-with a file system that holds the rawbpf wheel and the tests (initramfs.py), where pytest runs as root and as an
-ordinary user. Prints a table, what failed and the reasons of all skips (report.py). To be called in the project's
-folder; needs qemu-system-x86, busybox, clang, and a pip that finds the test dependencies.
+    python -m tests.harness.kernels 5.10 6.1 6.12 7.2
+    python -m tests.harness.kernels --arch arm64 6.12 7.2
+    python -m tests.harness.kernels --arch s390x 6.12 [--abi]
+
+Each kernel is one of Debian's, fetched once with apt (fetch.py), booted in QEMU without KVM (boot.py) with a file
+system that holds the rawbpf wheel and the tests (initramfs.py), where pytest runs as root and as an ordinary user.
+Prints a table, what failed and the reasons of all skips (report.py). To be called in the project's folder; needs
+qemu-system-x86, busybox, clang, and a pip that finds the test dependencies. For another machine than this one
+(machines.py) it needs that machine's QEMU, its cross compiler with its C library (gcc-aarch64-linux-gnu
+libc6-dev-arm64-cross), and to be run by the version of Python that this Debian has.
 
 Exit code: 0 if every test of every run passed or skipped as it should, 3 if some kernel could not be had and the others
 went well, or was not done within the --budget; else 1: also if a kernel did not boot, hung, or did not end in time.
@@ -22,7 +28,8 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import NamedTuple
 
-from tests.harness.kernels import boot, fetch, initramfs, report
+from tests.harness.kernels import boot, fetch, foreign, initramfs, report
+from tests.harness.kernels.machines import HERE, MACHINES
 
 RUNS = ("root", "user")
 
@@ -30,7 +37,6 @@ RUNS = ("root", "user")
 # those are left out that say the same on every kernel. --all leaves out nothing.
 MARKS = {"root_marks": "not alike and (creates or admin)", "user_marks": "not alike and not creates and not admin"}
 CONSOLE_LINES = 30
-TIMEOUT = 900
 # A guest prints a line for each test, the longest of which takes half a minute: one this many seconds silent hangs.
 HANGS = 240
 NOT_HAD = 3
@@ -58,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "initramfs")
         try:
-            initramfs.build(image, options.wheel)
+            tree = None if options.machine is HERE else fetch.tree(foreign.PACKAGES, options.machine, options.cache)
+            initramfs.build(image, options.machine, tree, options.wheel)
+        except fetch.Unavailable as error:
+            print(f"!!! the guests' file system could not be had: {error}", file=sys.stderr)
+            return NOT_HAD
         except (OSError, RuntimeError) as error:
             print(f"!!! the guests' file system could not be built: {error}", file=sys.stderr)
             return 1
@@ -78,10 +88,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.harness.kernels", description="Runs the test suite on other kernels."
     )
+    parser.add_argument("--arch", choices=MACHINES, default=HERE.arch, help="of the machine (default: %(default)s)")
+    parser.add_argument("--abi", action="store_true", help="through cffi's ABI mode (default: the compiled extension)")
     parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="a version: 5.10, 6.1, 6.12, 7.2")
     parser.add_argument("--jobs", type=int, default=2, help="guests at a time, of 2 GiB each (default: 2)")
     parser.add_argument(
-        "--timeout", type=float, help=f"seconds until a guest is killed (default: {TIMEOUT}, or what the budget leaves)"
+        "--timeout",
+        type=float,
+        help="seconds until a guest is killed (default: the machine's, or the budget's)",
     )
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="for all together: what is not done is not had")
     parser.add_argument("--refresh", action="store_true", help="fetch the archive's newest, whatever is cached")
@@ -93,27 +107,29 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if '"' in options.pytest:
         parser.error("--pytest goes through the kernel's command line, which holds no double quotes: use single ones")
+    options.machine = MACHINES[options.arch]
     options.deadline = math.inf if options.budget is None else time.monotonic() + options.budget
-    options.timeout = options.timeout or (TIMEOUT if options.budget is None else math.inf)
+    options.timeout = options.timeout or (options.machine.seconds if options.budget is None else math.inf)
     return options
 
 
 def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) -> Result:
     """Boots one kernel and reads what it reports; never raises for what a kernel can do wrong."""
     try:
-        vmlinuz = fetch.kernel(kernel, options.cache, options.refresh)
+        vmlinuz = fetch.kernel(kernel, options.machine, options.cache, options.refresh)
     except fetch.Unavailable as error:
         return Result(kernel, "", [], 0, f"could not be had: {error}", had=False)
     left = options.deadline - time.monotonic()
     if left <= 0:
         return Result(kernel, vmlinuz.name, [], 0, "was not begun within the budget", had=False)
-    console = consoles / f"console-{kernel}"
+    console = consoles / f"console-{options.arch}-{kernel}"
     print(f"{kernel} boots {vmlinuz.name}; its console: {console}", file=sys.stderr)
     try:
-        guest = boot.boot(vmlinuz, image, console, min(options.timeout, left), **_selection(options))
+        seconds = min(options.timeout, left)
+        guest = boot.boot(options.machine, vmlinuz, image, console, seconds, **_selection(options))
     except (OSError, CalledProcessError) as error:
         return Result(kernel, vmlinuz.name, [], 0, f"could not be booted: {error}")
-    runs = report.parse(guest.report, kernel)
+    runs = report.parse(guest.console, kernel, options.machine.jit)
     if not guest.ended and left < options.timeout and guest.silent < HANGS:
         return Result(kernel, vmlinuz.name, runs, guest.seconds, "was not done within the budget", had=False)
     problem = "" if guest.ended else f"was killed after {guest.seconds:.0f} s, the last {guest.silent:.0f} silent\n"
@@ -127,13 +143,14 @@ def _try(kernel: str, image: Path, consoles: Path, options: argparse.Namespace) 
 
 def _selection(options: argparse.Namespace) -> dict[str, str]:
     """Which tests run, as the guest's environment."""
-    return {"PYTEST_ADDOPTS": options.pytest, **({} if options.all else MARKS)}
+    door = "abi" if options.abi else "api"
+    return {"PYTEST_ADDOPTS": options.pytest, "RAWBPF_FFI": door, **({} if options.all else MARKS)}
 
 
 def _last_words(console: str, name: str) -> str:
     """The last lines that the guest printed in the run as `name`, or at all if it did not get so far."""
     _, _, part = console.rpartition(initramfs.BANNER + name)
-    lines = part.partition(initramfs.BANNER)[0].splitlines()
+    lines = part.partition(initramfs.BANNER)[0].partition(initramfs.REPORT)[0].splitlines()
     return "".join(f"{line}\n" for line in lines[-CONSOLE_LINES:])
 
 

@@ -1,23 +1,28 @@
-"""Fetches Debian's cloud kernels with apt, from the archive that this machine's own apt uses.
+"""Fetches Debian's kernels, and packages of other architectures, with apt, from the archive of this machine's own apt.
 
 apt runs with a source list, state and cache of its own, all in the cache folder, and without the machine's hooks:
 nothing of the machine's configuration is changed, no root is needed. Signatures are checked against Debian's keyring.
 """
 
+import hashlib
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.harness.kernels.machines import Machine
+
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-# Where Debian keeps which kernel; every other version is looked for among the newest.
+# Where Debian keeps which kernel, in the order of asking; every other version is looked for among the newest. Backports
+# stand in for a suite whose index, on some mirror and for some architecture, is older than its signature.
 SUITES = {
-    "5.10": ("bullseye", "bullseye-security"),
-    "6.1": ("bookworm", "bookworm-security"),
-    "6.12": ("trixie", "trixie-security"),
+    "5.10": (("bullseye", "bullseye-security"),),
+    "6.1": (("bookworm", "bookworm-security"),),
+    "6.12": (("trixie", "trixie-security"), ("bookworm-backports",)),
 }
-NEWEST = ("sid",)
+NEWEST = (("sid",),)
 
 APT_SECONDS = 300
 
@@ -27,8 +32,8 @@ Dir::Etc::SourceParts "/dev/null";
 Dir::State "{folder}/state";
 Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architecture "{arch}";
+APT::Architectures {{ "{arch}"; }};
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Acquire::Retries "2";
@@ -38,26 +43,57 @@ Acquire::Retries "2";
 
 
 class Unavailable(Exception):
-    """A kernel could not be had; the text says why."""
+    """A kernel or a package could not be had; the text says why."""
 
 
-def kernel(version: str, cache: Path, refresh: bool = False) -> Path:
-    """The image (vmlinuz) of the newest cloud kernel of a version ("6.1"). Raises Unavailable.
+def kernel(version: str, machine: Machine, cache: Path, refresh: bool = False) -> Path:
+    """The image (vmlinuz) of the newest of Debian's kernels of a version ("6.1"). Raises Unavailable.
 
     It is fetched once and then taken from the folder `cache`, unless `refresh` asks for the archive's newest.
     """
     folder = cache / version
-    if refresh or not list(folder.glob("vmlinuz-*")):
-        _fetch(version, folder)
-    return max(folder.glob("vmlinuz-*"), key=lambda image: _numbers(image.name))
+    wanted = f"vmlinuz-*-{machine.flavour}*"
+    if refresh or not list(folder.glob(wanted)):
+        _fetch(version, machine, folder)
+    return max(folder.glob(wanted), key=lambda image: _numbers(image.name))
 
 
-def _fetch(version: str, folder: Path) -> None:
-    apt = _Apt(folder / "apt", SUITES.get(version, NEWEST))
+def tree(packages: tuple[str, ...], machine: Machine, cache: Path, refresh: bool = False) -> Path:
+    """A folder with the files of packages of this machine's Debian, for another architecture, and of all they depend
+    on, as they are in the packages: nothing is installed. Raises Unavailable. It is kept as kernels are."""
+    suite = _codename()
+    digest = hashlib.sha256(" ".join(sorted(packages)).encode()).hexdigest()[:8]
+    folder = cache / f"{suite}-{machine.arch}-{digest}"
+    found = folder / "tree"
+    if refresh or not found.exists():
+        apt = _Apt(folder / "apt", machine.arch, (suite, f"{suite}-security"))
+        apt.run("apt-get", "install", "--yes", "--download-only", "--no-install-recommends", *packages)
+        shutil.rmtree(found, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            for package in folder.glob("apt/cache/archives/*.deb"):
+                _run("dpkg-deb", "--extract", str(package), f"{scratch}/tree")
+                package.unlink()
+            Path(scratch, "tree").rename(found)
+    return found
+
+
+def _fetch(version: str, machine: Machine, folder: Path) -> None:
+    """Fetches the image from the first place that has it."""
+    reasons = []
+    for suites in SUITES.get(version, NEWEST):
+        try:
+            return _fetch_from(suites, version, machine, folder)
+        except Unavailable as error:
+            reasons.append(f"{suites[0]}: {error}")
+    raise Unavailable("; ".join(reasons))
+
+
+def _fetch_from(suites: tuple[str, ...], version: str, machine: Machine, folder: Path) -> None:
+    apt = _Apt(folder / f"apt-{suites[0]}-{machine.arch}", machine.arch, suites)
     names = apt.run("apt-cache", "pkgnames", "linux-").split()
     # 6.1 and older ship the unsigned image under a name of its own, 7.2 has the image in linux-binary-*.
-    wanted = re.compile(rf"linux-(image|binary)-{re.escape(version)}[.+].*cloud-amd64(-unsigned)?")
-    reason = f"the archive has no cloud kernel {version}"
+    wanted = re.compile(rf"linux-(image|binary)-{re.escape(version)}[.+]\S*-{machine.flavour}(-unsigned)?")
+    reason = f"the archive has no kernel {version} {machine.flavour}"
     for name in sorted(filter(wanted.fullmatch, names), key=_numbers, reverse=True):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             try:
@@ -76,32 +112,37 @@ def _fetch(version: str, folder: Path) -> None:
 
 
 class _Apt:
-    """apt with a world of its own in `folder`, which knows the packages of some of Debian's suites."""
+    """apt with a world of its own in `folder`, which knows an architecture's packages of some of Debian's suites."""
 
-    def __init__(self, folder: Path, suites: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, arch: str, suites: tuple[str, ...]) -> None:
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
-        (folder / "sources.list").write_text("".join(map(_source_line, suites)))
+        (folder / "sources.list").write_text("".join(_source_line(suite, arch) for suite in suites))
         self._configuration = folder / "apt.conf"
-        self._configuration.write_text(CONFIGURATION.format(folder=folder))
+        self._configuration.write_text(CONFIGURATION.format(folder=folder, arch=arch))
         self.run("apt-get", "update", "--quiet", "--error-on=any")
 
     def run(self, command: str, *arguments: str, cwd: str | None = None) -> str:
         return _run(command, f"--config-file={self._configuration}", *arguments, cwd=cwd)
 
 
-def _source_line(suite: str) -> str:
+def _source_line(suite: str, arch: str) -> str:
     archives = _archives()
     archive = archives.get("security" if suite.endswith("-security") else "main")
     if archive is None:
         raise Unavailable(f"this machine's apt knows no Debian archive that could hold {suite}")
-    return f"deb [arch=amd64 signed-by={KEYRING}] {archive} {suite} main\n"
+    return f"deb [arch={arch} signed-by={KEYRING}] {archive} {suite} main\n"
+
+
+def _codename() -> str:
+    release = dict(re.findall(r"^(\w+)=\"?([^\"\n]*)", Path("/etc/os-release").read_text(), re.M))
+    return release["VERSION_CODENAME"]
 
 
 def _archives() -> dict[str, str]:
     """The addresses of the Debian archives in the machine's apt configuration: "main" and "security"."""
-    codename = dict(re.findall(r"^(\w+)=\"?([^\"\n]*)", Path("/etc/os-release").read_text(), re.M))["VERSION_CODENAME"]
+    codename = _codename()
     found = _run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages")
     releases = {release: address for address, release in map(str.split, found.splitlines())}
     kinds = {"main": codename, "security": f"{codename}-security"}

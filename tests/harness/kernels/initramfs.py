@@ -1,26 +1,27 @@
 """Builds the guest's file system: an uncompressed cpio archive (newc) that the kernel unpacks at boot.
 
-In it are busybox, this interpreter with its standard library, the rawbpf wheel with what its tests need, the tests,
-the BPF programs that they load, compiled, and those outside tools the tests ask that are installed here. Programs keep
-the paths they have on this machine, so that they find what belongs to them; the shared libraries come along that ldd
-names.
+In it are busybox, a Python with its standard library, the rawbpf wheel with what its tests need, the tests, the BPF
+programs that they load, compiled, and outside tools the tests ask. For this machine all that is what is installed here:
+programs keep the paths they have, so that they find what belongs to them, and the shared libraries come along that ldd
+names. For another machine it is Debian's (foreign.py).
 """
 
 import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
-BUILD_SECONDS = 300
+from tests.harness.kernels import foreign
+from tests.harness.kernels.cpio import Cpio
+from tests.harness.kernels.machines import Machine
+from tests.harness.kernels.running import BUILD_SECONDS, pip, run
 
 # What the tests ask, if it is there.
 TOOLS = ("bash", "unshare", "strace", "bpftool")
@@ -36,16 +37,19 @@ ACCOUNTS = {
     "etc/group": "root:x:0:\nuser:x:1000:\n",
 }
 
-# What the console shows before each run.
+# What the console shows before each run, and around its report.
 BANNER = "=== as "
+REPORT = "=== report as "
+END = "=== end"
 
-# The first process. Each run's report goes out through the second serial port. (By its bare name busybox would run its
-# own setpriv, which can't change the user.)
+# The first process. Each run's report goes out over the console, which not every machine has two of; the kernel is
+# silent meanwhile. (By its bare name busybox would run its own setpriv, which can't change the user.)
 INIT = """\
-#!/bin/sh
-export PATH={path}:/bin PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.15 \
+#!{busybox} sh
+export PATH={path} PYTHONPATH=/site PYTHONUNBUFFERED=1 HOME=/tmp RAWBPF_STRESS_SECONDS=0.15 \
     RAWBPF_SLOWNESS=20 RAWBPF_TEST_OBJECTS=/project/objects
-mount -t proc none /proc
+{busybox} mount -t proc none /proc
+{busybox} --install -s /bin
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 mkdir /dev/pts /dev/shm
@@ -55,7 +59,6 @@ mount -t tmpfs -o mode=1777 none /dev/shm
 mount -t cgroup2 none /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 ln -s /proc/self/fd /dev/fd
 ip link set lo up
-stty -F /dev/ttyS1 raw
 
 run() {{
     name=$1 marks=$2
@@ -64,7 +67,11 @@ run() {{
     export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis-$name
     "$@" {python} -m pytest -v --tb=short --color=no -p no:cacheprovider -m "$marks" -o faulthandler_timeout=120 \\
         -o junit_suite_name=$name --junitxml=/tmp/$name.xml
-    cat /tmp/$name.xml >/dev/ttyS1
+    dmesg -n 1
+    echo "{report}$name"
+    gzip -c /tmp/$name.xml | base64
+    echo "{end}"
+    dmesg -n 5
 }}
 
 cd /project
@@ -74,36 +81,65 @@ reboot -f
 """
 
 
-def build(image: Path, wheel: Path | None = None) -> None:
-    """Writes the archive to `image`; without a wheel given it is built from the project in the working folder."""
+class Programs(NamedTuple):
+    """Where in the guest its programs are."""
+
+    python: str
+    busybox: str
+    setpriv: str
+    path: str
+
+
+def build(image: Path, machine: Machine, tree: Path | None = None, wheel: Path | None = None) -> None:
+    """Writes the archive to `image`: for this machine, or for another with the files of `tree` (fetch.tree()). Without
+    a wheel given it is built from the project in the working folder."""
     project = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, Cpio(image) as cpio:
+        scratch = Path(folder)
+        # Neither leaves files in the project nor takes stale ones from it.
+        copy = shutil.copytree(project, scratch / "copy", ignore=NOT_IN_PROJECT)
+        own = _wheel(copy, scratch / "own") if tree or not wheel else wheel
+        site = _site(own, scratch / "site")
+        tests = _tests(project, scratch / "project", site)
+        if tree:
+            foreign.exchange(site, wheel or foreign.wheel(copy, machine, tree, scratch / "foreign"), machine)
+            programs = _add_debian(cpio, tree)
+        else:
+            programs = _add_this_machine(cpio, site)
+        cpio.add_tree("site", site, _belongs)
+        for script in filter(Path.is_file, site.glob("bin/*")):
+            _, _, text = script.read_text().partition("\n")
+            name = f"{os.path.dirname(programs.python)}/{script.name}"
+            cpio.add_text(name, f"#!{programs.python}\n{text}", executable=True)
+        cpio.add_tree("project", tests, _belongs)
+        for target in _objects(project, scratch / "objects", machine):
+            cpio.add(f"project/objects/{target.name}", target)
+        for name, text in ACCOUNTS.items():
+            cpio.add_text(name, text)
+        for name in ("bin", "proc", "sys", "dev", "tmp"):
+            cpio.add_folder(name)
+        init = INIT.format(banner=BANNER, report=REPORT, end=END, **programs._asdict())
+        cpio.add_text("init", init, executable=True)
+
+
+def _add_this_machine(cpio: Cpio, site: Path) -> Programs:
+    """Adds what is installed here, and what it needs."""
     python = os.path.realpath(sys.executable)
     busybox, setpriv = _needed("busybox"), _needed("setpriv")
     tools = [setpriv, *filter(None, map(shutil.which, TOOLS))]
-    with tempfile.TemporaryDirectory() as scratch, _Cpio(image) as cpio:
-        site = _site(wheel or _wheel(project, Path(scratch)), Path(scratch, "site"))
-        tests = _tests(project, Path(scratch, "project"), site)
-        stdlib = Path(sysconfig.get_path("stdlib"))
-        native = [*(path for path in stdlib.rglob("*.so") if _belongs(path.relative_to(stdlib))), *site.rglob("*.so")]
-        for program in [python, busybox, *tools, *_libraries([python, busybox, *tools, *map(str, native)], site)]:
-            cpio.add(program, Path(program))
-        cpio.add_tree(str(stdlib), stdlib)
-        cpio.add_tree("site", site)
-        for script in filter(Path.is_file, site.glob("bin/*")):
-            _, _, text = script.read_text().partition("\n")
-            cpio.add_text(f"{os.path.dirname(python)}/{script.name}", f"#!{python}\n{text}", executable=True)
-        cpio.add_tree("project", tests)
-        for target in _objects(project, Path(scratch, "objects")):
-            cpio.add(f"project/objects/{target.name}", target)
-        for applet in _run(busybox, "--list").split():
-            cpio.add_link(f"bin/{applet}", busybox)
-        for name, text in ACCOUNTS.items():
-            cpio.add_text(name, text)
-        for folder in ("proc", "sys", "dev", "tmp"):
-            cpio.add_folder(folder)
-        path = ":".join(dict.fromkeys(os.path.dirname(program) for program in [python, *tools]))
-        init = INIT.format(path=path, python=python, setpriv=setpriv, banner=BANNER)
-        cpio.add_text("init", init, executable=True)
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    native = [*(path for path in stdlib.rglob("*.so") if _belongs(f"/{path.relative_to(stdlib)}")), *site.rglob("*.so")]
+    for program in [python, busybox, *tools, *_libraries([python, busybox, *tools, *map(str, native)], site)]:
+        cpio.add(program, Path(program))
+    cpio.add_tree(str(stdlib), stdlib, _belongs)
+    path = ":".join(dict.fromkeys([*(os.path.dirname(program) for program in [python, *tools]), "/bin"]))
+    return Programs(python, busybox, setpriv, path)
+
+
+def _add_debian(cpio: Cpio, tree: Path) -> Programs:
+    """Adds the files of Debian's packages."""
+    foreign.add(cpio, tree)
+    return Programs(f"/usr/bin/{foreign.PYTHON}", "/usr/bin/busybox", "/usr/bin/setpriv", "/usr/bin:/usr/sbin")
 
 
 def _needed(program: str) -> str:
@@ -113,27 +149,25 @@ def _needed(program: str) -> str:
     return path
 
 
-def _wheel(project: Path, scratch: Path) -> Path:
-    """Builds the wheel from a copy: neither leaves files in the project nor takes stale ones from it."""
-    shutil.copytree(project, scratch / "copy", ignore=NOT_IN_PROJECT)
-    _pip("wheel", "--no-deps", "--wheel-dir", str(scratch), str(scratch / "copy"))
-    [wheel] = scratch.glob("*.whl")
+def _wheel(project: Path, folder: Path) -> Path:
+    pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(project))
+    [wheel] = folder.glob("*.whl")
     return wheel
 
 
 def _site(wheel: Path, target: Path) -> Path:
-    _pip("install", "--target", str(target), f"{wheel}[test]")
+    pip("install", "--target", str(target), f"{wheel}[test]")
     return target
 
 
-def _objects(project: Path, folder: Path) -> Iterator[Path]:
+def _objects(project: Path, folder: Path, machine: Machine) -> Iterator[Path]:
     """The tests' and examples' BPF programs, compiled: no compiler goes into the guest."""
     clang = _needed("clang")
     folder.mkdir()
     for source in (*project.glob("tests/objects/**/*.bpf.c"), *project.glob("rawbpf/examples/*.bpf.c")):
         target = folder / f"{source.stem}.o"
         include = f"-I/usr/include/{platform.machine()}-linux-gnu"
-        _run(clang, "-O2", "-g", "-target", "bpf", include, "-c", str(source), "-o", str(target))
+        run(clang, "-O2", "-g", "-target", machine.bpf, include, "-c", str(source), "-o", str(target))
         yield target
 
 
@@ -142,13 +176,13 @@ def _tests(project: Path, folder: Path, site: Path) -> Path:
     beside them: collected here once, they are compiled for all guests."""
     shutil.copytree(project, folder, ignore=lambda path, names: {"rawbpf", *NOT_IN_PROJECT(path, names)})
     command = (sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider")
-    _run(*command, cwd=folder, env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": ""})
+    run(*command, cwd=folder, env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": ""})
     return folder
 
 
-def _belongs(path: Path) -> bool:
+def _belongs(path: str) -> bool:
     """Whether a file of the standard library, or another tree, is for the guest."""
-    return not NOT_IN_STDLIB.search(f"/{path}") and not OPTIMISED.search(path.name)
+    return not NOT_IN_STDLIB.search(path) and not OPTIMISED.search(path)
 
 
 def _libraries(programs: Iterable[str], site: Path) -> list[str]:
@@ -159,69 +193,3 @@ def _libraries(programs: Iterable[str], site: Path) -> list[str]:
         output = subprocess.run(["ldd", program], capture_output=True, text=True, timeout=BUILD_SECONDS).stdout
         found.update(re.findall(r"(?:=> |^\s+)(/\S+) \(", output, re.MULTILINE))
     return sorted(path for path in found if not Path(path).is_relative_to(site))
-
-
-def _pip(*arguments: str) -> None:
-    _run(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments)
-
-
-def _run(*command: str, **options: Any) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, **options)
-    if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {(result.stderr or result.stdout).strip()}")
-    return result.stdout
-
-
-class _Cpio:
-    """Writes a cpio archive in the newc format: a header of hexadecimal numbers, the name and the contents, each
-    padded to 4 bytes. Source: Documentation/driver-api/early-userspace/buffer-format.rst."""
-
-    def __init__(self, image: Path) -> None:
-        self._file = image.open("wb")
-        self._names: set[str] = set()
-
-    def __enter__(self) -> "_Cpio":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._entry("TRAILER!!!", 0)
-        self._file.close()
-
-    def add(self, name: str, source: Path) -> None:
-        """A file's contents, through symbolic links. The time stays: compiled Python files are compared by it."""
-        status = source.stat()
-        mode = stat.S_IFREG | (0o755 if status.st_mode & stat.S_IXUSR else 0o644)
-        self._entry(name, mode, source.read_bytes(), int(status.st_mtime))
-
-    def add_tree(self, name: str, folder: Path) -> None:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and _belongs(path.relative_to(folder)):
-                self.add(f"{name}/{path.relative_to(folder)}", path)
-
-    def add_text(self, name: str, text: str, executable: bool = False) -> None:
-        self._entry(name, stat.S_IFREG | (0o755 if executable else 0o644), text.encode())
-
-    def add_link(self, name: str, target: str) -> None:
-        self._entry(name, stat.S_IFLNK | 0o777, target.encode())
-
-    def add_folder(self, name: str) -> None:
-        self._entry(name, stat.S_IFDIR | 0o755)
-
-    def _entry(self, name: str, mode: int, data: bytes = b"", mtime: int = 0) -> None:
-        name = name.lstrip("/")
-        if name in self._names:
-            return
-        if parent := os.path.dirname(name):
-            self.add_folder(parent)
-        self._names.add(name)
-        encoded = os.fsencode(name) + b"\0"
-        # inode, mode, uid, gid, links, time, size, device and its minor, special file's and its minor, name, check
-        fields = (len(self._names), mode, 0, 0, 1, mtime, len(data), 0, 0, 0, 0, len(encoded), 0)
-        self._write(b"070701" + b"".join(b"%08x" % field for field in fields) + encoded)
-        self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.write(bytes(-self._file.tell() % 4))

@@ -1,19 +1,26 @@
-"""What a guest's tests did, read from the JUnit XML that pytest wrote there."""
+"""What a guest's tests did, read from the JUnit XML that pytest wrote there and its console shows, packed."""
 
+import base64
+import gzip
 import re
+import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-_DOCUMENT = re.compile(rb"<\?xml.*?</testsuites>", re.DOTALL)
+from tests.harness.kernels.initramfs import END, REPORT
+
+_PACKED = re.compile(rf"{REPORT}\w+\n(.*?)\n{END}", re.DOTALL)
 
 # The reasons a test may have to skip. Everything else counts as a failure: no feature that a kernel has goes untested.
-_BY_DESIGN = re.compile(r"by design: (?:needs Linux (?P<before>before )?(?P<version>\d+\.\d+))?")
+_BY_DESIGN = re.compile(r"by design: (?:needs Linux (?P<before>before )?(?P<version>\d+\.\d+)|(?P<jit>needs a JIT))?")
 _NOT_HERE = re.compile(r"installed|could not import|needs CAP_")
 
 
 class Run(NamedTuple):
     """One run of the suite by `name`: the number of tests that passed, and by test the failures' texts, the reasons of
-    skips by design (the kernel is too old, or too new) and those of other skips (no tool, no privilege)."""
+    skips by design (the kernel is too old, too new, or without a JIT) and those of other skips (no tool, no
+    privilege)."""
 
     name: str
     passed: int
@@ -22,16 +29,24 @@ class Run(NamedTuple):
     otherwise: dict[str, str]
 
 
-def parse(report: bytes, kernel: str) -> list[Run]:
-    """The runs in a report; a document that was cut off is left out."""
-    return [_run(ElementTree.fromstring(text), version(kernel)) for text in _DOCUMENT.findall(report)]
+def parse(console: str, kernel: str, jit: bool = True) -> list[Run]:
+    """The runs on a kernel, with or without a JIT for BPF; a report that was cut off or garbled is left out."""
+    return [_run(ElementTree.fromstring(text), version(kernel), jit) for text in _documents(console)]
+
+
+def _documents(console: str) -> Iterator[bytes]:
+    for packed in _PACKED.findall(console):
+        try:
+            yield gzip.decompress(base64.b64decode(packed))
+        except (ValueError, EOFError, OSError, zlib.error):
+            continue
 
 
 def version(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(".")))
 
 
-def _run(document: ElementTree.Element, kernel: tuple[int, ...]) -> Run:
+def _run(document: ElementTree.Element, kernel: tuple[int, ...], jit: bool) -> Run:
     [suite] = document.iter("testsuite")
     run = Run(suite.attrib["name"], int(suite.attrib["tests"]), {}, {}, {})
     for case in suite.iter("testcase"):
@@ -39,14 +54,16 @@ def _run(document: ElementTree.Element, kernel: tuple[int, ...]) -> Run:
         for problem in (*case.iter("failure"), *case.iter("error")):
             run.failed[test] = problem.text or problem.attrib.get("message", "")
         for skip in case.iter("skipped"):
-            _sort_skip(run, test, skip.attrib.get("message", ""), kernel)
+            _sort_skip(run, test, skip.attrib.get("message", ""), kernel, jit)
     return run._replace(passed=run.passed - len(run.failed.keys() | run.by_design.keys() | run.otherwise.keys()))
 
 
-def _sort_skip(run: Run, test: str, reason: str, kernel: tuple[int, ...]) -> None:
+def _sort_skip(run: Run, test: str, reason: str, kernel: tuple[int, ...], jit: bool) -> None:
     match = _BY_DESIGN.match(reason)
     if match and match["version"] and (kernel < version(match["version"])) == bool(match["before"]):
         run.failed[test] = f"skipped on a kernel that it is for: {reason}"
+    elif match and match["jit"] and jit:
+        run.failed[test] = f"skipped on a kernel with a JIT: {reason}"
     elif match:
         run.by_design[test] = reason
     elif _NOT_HERE.search(reason):
