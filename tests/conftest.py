@@ -6,13 +6,16 @@ Markers say what a test needs; a test that needs nothing runs anywhere.
 - `admin`: CAP_SYS_ADMIN, for ids and mounts
 - `linux("5.2")`: a feature that came with that version; never skipped on a newer kernel
 - `linux(before="5.11")`: what was so until that version
+- `jit`: a callback or a trampoline, which an interpreter of BPF has not
 - `alike`: says the same on every kernel; tests.harness.kernels leaves it out, where each second counts
 - `real_kernel(reason="...")`: the kernel itself. All others also run, as any user, with RAWBPF_SIMULATE=1
 
 A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails. tests.harness.kernels
-lets three kinds of reasons pass: "by design: needs Linux ...", "needs CAP_...", and that some tool is not "installed".
+lets these reasons pass: "by design: needs Linux ...", "by design: needs a JIT" on a kernel without one, "needs CAP_...",
+and that some tool is not "installed".
 """
 
+import functools
 import os
 import platform
 import shutil
@@ -28,8 +31,10 @@ from typing import Any
 import pytest
 
 from rawbpf import NotPermitted, Queue, Stack, syscall
-from rawbpf.abi import Cmd, MapType, door
+from rawbpf.abi import Cmd, MapType, ProgType, door
 from rawbpf.maps import bpffs
+from rawbpf.programs.asm import R0, exit_, mov
+from rawbpf.programs.program import Program
 from rawbpf.syscall.proc import Capability, has_capability, in_initial_user_namespace, kernel_version, proc_fields
 
 # Root as we know it may become another user and drop capabilities; in a user namespace, or with CAP_BPF alone, it
@@ -73,6 +78,7 @@ def rounds(enough: Callable[[], bool] = lambda: True, seconds: float = SECONDS) 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "creates: needs to create maps: CAP_BPF")
     config.addinivalue_line("markers", "admin: needs CAP_SYS_ADMIN")
+    config.addinivalue_line("markers", "jit: needs a kernel that compiles BPF programs: a callback, a trampoline")
     config.addinivalue_line("markers", "alike: says the same on every kernel")
     config.addinivalue_line("markers", "real_kernel(reason): needs the kernel itself, not the simulated one")
     config.addinivalue_line("markers", "linux(since, before): needs Linux from `since` on, and before `before`")
@@ -89,6 +95,18 @@ def may_create() -> bool:
 
 MAY_CREATE = may_create()
 IS_ADMIN = has_capability(Capability.CAP_SYS_ADMIN) is True and MAY_CREATE
+
+
+@functools.cache
+def has_jit() -> bool:
+    """Whether this kernel compiles BPF programs, by what it says of one."""
+    with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, [mov(R0, 0), exit_()]) as program:
+        return syscall.prog_get_info_by_fd(program.fileno()).jited_prog_len > 0
+
+
+def skip_without_jit() -> None:
+    if not has_jit():
+        pytest.skip("by design: needs a JIT for BPF programs, which this kernel has not")
 
 
 def skip_other_kernels(since: str = "0.0", before: str = "") -> None:
@@ -119,6 +137,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"RAWBPF_REQUIRE_KERNEL=1, and this process {lacking[0]}")
     if lacking:
         pytest.skip(lacking[0])
+    if item.get_closest_marker("jit"):
+        skip_without_jit()
 
 
 def descriptors() -> dict[str, str]:

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "rawbpf", "tour"]
 SHOWN = (
     '>>> q = Queue(4, 3, name="tour_queue")',
     'map_name="tour_queue",',
-    "     0    4 map_type                  3.18  16000000         BPF_MAP_TYPE_QUEUE",
+    f"     0    4 map_type                  3.18  {(22).to_bytes(4, sys.byteorder).hex()}         BPF_MAP_TYPE_QUEUE",
     "flags=BPF_ANY}, 32) = -1 E2BIG (Argument list too long)",
     "Full: queue 'tour_queue' is full (3 entries)",
     "flags=BPF_EXIST}, 32) = 0",

@@ -4,6 +4,11 @@ The sdist, and from it the abi3 wheel, which auditwheel tags manylinux. abi3audi
 stable ABI, twine at the description. Then the one wheel is installed in a virtual environment of each CPython from 3.10
 on, and the tests of the unpacked sdist run there; and once the README's test command runs in the unpacked sdist itself.
 To be called in the project's folder with the packages of rawbpf[wheels]; --out keeps what was built.
+
+    python -m tests.harness.wheels --arch arm64 [--kernel 6.12]
+
+builds and checks another machine's wheel, cross-compiled, and tests it in a guest (tests.harness.kernels). A musllinux
+wheel is what tests.harness.cpython builds, checks and tests.
 """
 
 import argparse
@@ -16,6 +21,10 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+
+from tests.harness.kernels import __main__ as kernels
+from tests.harness.kernels import fetch, foreign
+from tests.harness.kernels.machines import HERE, MACHINES, Machine
 
 OLDEST = (3, 10)
 
@@ -31,17 +40,22 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the sdist and the wheel here")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k maps'")
+    parser.add_argument("--arch", choices=MACHINES, default=HERE.arch, help="of the machine (default: %(default)s)")
+    parser.add_argument("--kernel", default="6.12", help="of another machine's guest (default: %(default)s)")
     parser.add_argument("--python", action="append", help="an interpreter to test with (default: all that are found)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rawbpf-wheels-") as folder:
         scratch = Path(folder)
         scratch.chmod(0o755)  # some tests run as another user, and so below
-        sdist, wheel = build(scratch)
+        sdist, wheel = build(scratch, MACHINES[options.arch])
         check(sdist, wheel)
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
             for each in (sdist, wheel):
                 shutil.copy(each, options.out)
+        if options.arch != HERE.arch:
+            given = ("--arch", options.arch, "--wheel", str(wheel), f"--pytest={options.pytest}", options.kernel)
+            return kernels.main(given)
         source = unpacked(sdist, scratch)
         failed = [
             python for python in options.python or pythons() if not tested(python, wheel, source, scratch, options)
@@ -52,10 +66,13 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def build(scratch: Path) -> tuple[Path, Path]:
-    """The sdist and the manylinux wheel; fails if the extension can't be compiled."""
+def build(scratch: Path, machine: Machine) -> tuple[Path, Path]:
+    """The sdist and a machine's manylinux wheel; fails if the extension can't be compiled."""
     _run(sys.executable, "-m", "build", "--outdir", str(scratch / "built"), ".", RAWBPF_FFI="api")
     [sdist], [wheel] = scratch.glob("built/*.tar.gz"), scratch.glob("built/*.whl")
+    if machine is not HERE:
+        tree = fetch.tree(foreign.PACKAGES, machine, kernels.CACHE)
+        wheel = foreign.wheel(unpacked(sdist, scratch / "foreign"), machine, tree, scratch / "foreign")
     _run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(scratch / "wheels"), str(wheel))
     [repaired] = scratch.glob("wheels/*.whl")
     return sdist, repaired

@@ -23,7 +23,7 @@ from rawbpf.abi import Cmd, door
 from rawbpf.abi.door import lib
 from rawbpf.maps import bulk, in_kernel
 from rawbpf.syscall.proc import Capability, has_capability, kernel_version
-from tests.conftest import IS_ROOT, SECONDS, examples, needs_3_11, rounds
+from tests.conftest import IS_ROOT, SECONDS, examples, needs_3_11, rounds, skip_without_jit
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
@@ -37,6 +37,8 @@ def way(request, monkeypatch):
     name = request.param
     if name in SINCE and kernel_version() < SINCE[name]:
         pytest.skip(f"by design: needs Linux {'.'.join(map(str, SINCE[name]))}")
+    if "bpf_loop" in name:
+        skip_without_jit()
     if "bounded" in name and not has_capability(Capability.CAP_PERFMON) and kernel_version() >= (5, 8):
         pytest.skip("the bounded loop needs CAP_PERFMON")
     monkeypatch.setattr(in_kernel, "METHODS", tuple(w for w in in_kernel.METHODS if w.name == name))
@@ -203,12 +205,12 @@ def test_buffers_that_can_not_be_filled(kind, no_library_call, buffer, error):
 def test_iterables_and_buffers_of_values(kind):
     """Lists, generators, bytes, arrays, ctypes arrays: all are many values."""
     values = [3, 1, 2]
-    with kind("<Q", 100) as m:
+    with kind("Q", 100) as m:
         for given in (
             values,
             tuple(values),
             (value for value in values),
-            struct.pack("<3Q", *values),
+            struct.pack("3Q", *values),
             array.array("Q", values),
             (ctypes.c_uint64 * 3)(*values),
         ):
@@ -342,6 +344,7 @@ needs_setpriv = pytest.mark.skipif(
 USE = "assert m.push_many(bytes(8 * 100)) == 100; assert len(m.pop_many(200)) == 100; print(m.bulk); m.close()"
 
 
+@pytest.mark.jit
 @needs_setpriv
 @pytest.mark.linux("5.17")
 def test_cap_bpf_alone_is_enough(kind):

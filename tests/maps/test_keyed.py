@@ -249,8 +249,8 @@ def test_keys_of_all_kinds():
 @pytest.mark.parametrize("kind", [*HASHES, LpmTrie])
 def test_with_btf(kind):
     """A map that describes itself is opened by its types, key and value, whatever the type of map."""
-    key, sample = (8, (8, b"\x0a\0\0\0")) if kind is LpmTrie else ("<IH2x", (7, 80))
-    with kind(key, "<IH", 4, btf=True) as m, kind.from_id(m.id, BTF, BTF) as same:
+    key, sample = (8, (8, b"\x0a\0\0\0")) if kind is LpmTrie else ("=IH2x", (7, 80))
+    with kind(key, "=IH", 4, btf=True) as m, kind.from_id(m.id, BTF, BTF) as same:
         value = [(1, 2)] * possible_cpus() if "PerCpu" in kind.__name__ else (1, 2)
         m[sample] = value
         ((found_key, found_value),) = same.items()
@@ -263,7 +263,7 @@ def test_with_btf(kind):
 @pytest.mark.parametrize("kind", ARRAYS)
 def test_an_array_with_btf(kind):
     """So is an array, whose keys are indexes in any case."""
-    with kind("<IH", 2, btf=True) as m, open_map(f"id:{m.id}", BTF) as same:
+    with kind("=IH", 2, btf=True) as m, open_map(f"id:{m.id}", BTF) as same:
         assert type(same) is kind
         value = [(1, 2)] * possible_cpus() if kind is PerCpuArray else (1, 2)
         m[1] = value

@@ -104,7 +104,7 @@ def test_keys_come_back_as_they_were(key):
 @pytest.mark.admin
 def test_with_btf():
     """A trie that describes itself is opened by its types: the key is a struct of the prefix's length and the rest."""
-    with LpmTrie(IPv4Network, "<I", 4, btf=True) as m, LpmTrie.from_id(m.id, BTF, BTF) as same:
+    with LpmTrie(IPv4Network, "=I", 4, btf=True) as m, LpmTrie.from_id(m.id, BTF, BTF) as same:
         m["10.0.0.0/8"] = 7
         ((key, value),) = same.items()
         assert tuple(key) == (8, b"\x0a\0\0\0") and value == 7 and same.pop(key) == 7

@@ -113,6 +113,7 @@ def test_kprobes(load):
         assert numbers(file, lambda: time.sleep(0.001)) == {12, *([14] if fprobes else [])}
 
 
+@pytest.mark.jit
 @pytest.mark.linux("5.10")
 def test_a_function_is_replaced(compiled):
     """A program of type EXT takes the place of a function of another program, from attach() to close()."""

@@ -72,6 +72,7 @@ class TestResults:
         assert exists == (1, 0, 0)
         assert values == (theirs["PIDTYPE_SID"], theirs["PIDTYPE_TGID"], 0)
 
+    @pytest.mark.jit
     def test_in_functions_that_are_called(self, compiled: Compiled) -> None:
         """Relocations move along with functions that are put behind a program, a callback's among them."""
         with after_an_exec(compiled("corpus/core_functions"), max_entries={"ancestors": 1 << 16}) as loaded:

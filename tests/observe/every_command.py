@@ -43,8 +43,8 @@ def closed(fd: int | None) -> None:
         os.close(fd)
 
 
-MOV_1 = struct.pack("<BBhi", 0xB7, 0, 0, 1)
-EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
+MOV_1 = struct.pack("=BBhi", 0xB7, 0, 0, 1)
+EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)
 LICENSE = at(b"GPL\0")
 INSTRUCTIONS = at(MOV_1 + EXIT)
 
@@ -139,8 +139,8 @@ def programs(map_fd: int) -> None:
 
 def types() -> None:
     """BTF."""
-    records = struct.pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32)
-    btf = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(records), len(records), 5) + records + b"\0int\0"
+    records = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)
+    btf = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(records), len(records), 5) + records + b"\0int\0"
     for length, size in ((len(btf), 28), (len(btf), 40), (3, 28), (len(btf), 168)):
         closed(attempt(bpf, Cmd.BPF_BTF_LOAD, bpf_attr(btf=at(btf), btf_size=length), size))
     call(Cmd.BPF_BTF_GET_NEXT_ID, start_id=0)

@@ -1,6 +1,7 @@
 """rawbpf.explain(): an attr as a table of offsets, sizes, fields, versions and values."""
 
 import re
+import sys
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_what_is_no_command(cmd):
 
 def test_bytes_that_are_no_field_are_shown():
     """Bytes behind the last field, and in the padding, appear with their values."""
-    text = rawbpf.explain("map_freeze", bytes([3, 0, 0, 0, 0xAB, 0xCD]))
+    text = rawbpf.explain("map_freeze", (3).to_bytes(4, sys.byteorder) + b"\xab\xcd")
     assert rows(text) == [(0, 4, "map_fd"), (4, 2, "(no")]
     assert "abcd" in text
     assert "deadbeef" in rawbpf.explain("map_update_elem", bytes.fromhex("03000000deadbeef"))

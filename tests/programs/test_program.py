@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import sys
 
 import pytest
 
@@ -50,8 +51,8 @@ def test_a_syscall_programs_context_comes_back():
     """A syscall program reads and writes its context."""
     double = [load("u32", R2, R1, 0), add(R2, R2), store("u32", R1, 4, R2), mov(R0, 0), exit_()]
     with Program(ProgType.BPF_PROG_TYPE_SYSCALL, double, flags=1 << 4) as program:
-        result = program.run(ctx=(21).to_bytes(4, "little") + bytes(4))
-    assert (result.retval, int.from_bytes(result.ctx[4:8], "little")) == (0, 42)
+        result = program.run(ctx=(21).to_bytes(4, sys.byteorder) + bytes(4))
+    assert (result.retval, int.from_bytes(result.ctx[4:8], sys.byteorder)) == (0, 42)
 
 
 def test_the_verifiers_log_is_in_the_exception():

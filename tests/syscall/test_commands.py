@@ -485,8 +485,8 @@ def test_btf_ids():
 @real
 def test_a_blob_of_btf():
     """What is loaded is what the info gives back."""
-    types = struct.pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32)
-    blob = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), 5) + types + b"\0int\0"
+    types = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)
+    blob = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), 5) + types + b"\0int\0"
     fd = syscall.btf_load(blob)
     assert syscall.btf_get_info_by_fd(fd).data == blob
     os.close(fd)

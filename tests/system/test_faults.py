@@ -125,7 +125,7 @@ def all_that_makes_descriptors(path: str):
                 lambda: attached_to(ProgType.BPF_PROG_TYPE_TRACEPOINT, "sched/sched_process_exec"),
                 "tracepoint 'sched/sched_process_exec'",
             ),
-            "btf=True": (lambda: opened(lambda: Queue("<I", 1, btf=True)) > 0, True),
+            "btf=True": (lambda: opened(lambda: Queue("=I", 1, btf=True)) > 0, True),
         }
     return q, calls
 

@@ -5,6 +5,7 @@ import enum
 import itertools
 import pickle
 import struct
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -447,9 +448,12 @@ def test_bit_fields_of_an_integer_with_fewer_bits():
     at = [Member("a", three, 0, 0), Member("b", three, 3, 0), Member("c", five, 6, 0)]
     made = builder.struct("old", 4, at)
     codec = BtfCodec(Btf(builder.encode()), made)
-    value = codec.decode((0b101 | 0b010 << 3 | 0b10000 << 8).to_bytes(4, "little"))
+    # Where they begin is counted from the lowest bit on a little-endian machine, and from the highest on another.
+    little, big = 0b101 | 0b010 << 3 | 0b10000 << 8, 0b101 << 29 | 0b010 << 26 | 0b10000 << 19
+    data = (little if sys.byteorder == "little" else big).to_bytes(4, sys.byteorder)
+    value = codec.decode(data)
     assert value == (0b101, 0b010, -16)
-    assert codec.encode(value) == (0b101 | 0b010 << 3 | 0b10000 << 8).to_bytes(4, "little")
+    assert codec.encode(value) == data
 
 
 def test_signed_and_large_enums():
@@ -555,8 +559,8 @@ def test_large_types_that_are_all_right():
     many = builder.enum("many", {f"E{i}": i for i in range(5000)})
     types = Btf(builder.encode())
     assert BtfCodec(types, text).decode(bytes(4 << 20)) == bytes(4 << 20)
-    assert sum(BtfCodec(types, numbers).decode(b"\1\0\0\0" * (1 << 20))) == 1 << 20
-    assert BtfCodec(types, many).decode(b"\7\0\0\0") == 7
+    assert sum(BtfCodec(types, numbers).decode((1).to_bytes(4, sys.byteorder) * (1 << 20))) == 1 << 20
+    assert BtfCodec(types, many).decode((7).to_bytes(4, sys.byteorder)) == 7
 
 
 @pytest.mark.skipif(not Path(VMLINUX).exists(), reason="by design: this kernel has no BTF")

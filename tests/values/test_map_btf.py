@@ -276,8 +276,8 @@ except rawbpf.NotPermitted as error:
 
     def test_btf_that_the_kernel_does_not_take(self):
         """Refused BTF is EINVAL; the hint is what the kernel says, and speaks of newer kinds only where that may be."""
-        too_wide = struct.pack("<IIII", 1, Kind.INT << 24, 4, 40)
-        header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(too_wide), len(too_wide), 3)
+        too_wide = struct.pack("=IIII", 1, Kind.INT << 24, 4, 40)
+        header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(too_wide), len(too_wide), 3)
         with pytest.raises(rawbpf.BpfError, match="this kernel does not take it") as caught:
             syscall.btf_load(header + too_wide + b"\0i\0")
         assert caught.value.errno == errno.EINVAL

