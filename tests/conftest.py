@@ -11,7 +11,7 @@ Markers say what a test needs; a test that needs nothing runs anywhere.
 - `real_kernel(reason="...")`: the kernel itself. All others also run, as any user, with RAWBPF_SIMULATE=1
 
 A test whose privilege is missing skips with the reason; with RAWBPF_REQUIRE_KERNEL=1 it fails. tests.harness.kernels
-lets these reasons pass: "by design: needs Linux ...", "by design: needs a JIT" on a kernel without one, "needs CAP_...",
+lets these reasons pass: "by design: needs Linux ...", "by design: needs a JIT" where there is none, "needs CAP_...",
 and that some tool is not "installed".
 """
 

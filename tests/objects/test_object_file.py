@@ -175,6 +175,7 @@ class TestPrograms:
         assert everything.programs["count"].run(PACKET).retval == 16
         assert everything.variables["calls"] == 1
 
+    @pytest.mark.jit
     @pytest.mark.linux("5.17")
     def test_callbacks(self, compiled: Compiled) -> None:
         """A static function whose address a helper gets is called for each number."""

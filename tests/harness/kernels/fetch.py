@@ -58,15 +58,18 @@ def kernel(version: str, machine: Machine, cache: Path, refresh: bool = False) -
     return max(folder.glob(wanted), key=lambda image: _numbers(image.name))
 
 
-def tree(packages: tuple[str, ...], machine: Machine, cache: Path, refresh: bool = False) -> Path:
-    """A folder with the files of packages of this machine's Debian, for another architecture, and of all they depend
-    on, as they are in the packages: nothing is installed. Raises Unavailable. It is kept as kernels are."""
-    suite = _codename()
+def tree(
+    packages: tuple[str, ...], machine: Machine, cache: Path, refresh: bool = False, suite: str | None = None
+) -> Path:
+    """A folder with the files of Debian's packages for some machine, and of all they depend on, as they are in the
+    packages: nothing is installed. They are of this machine's suite unless another is named. Raises Unavailable. It is
+    kept as kernels are."""
+    suites = (suite,) if suite else (_codename(), f"{_codename()}-security")
     digest = hashlib.sha256(" ".join(sorted(packages)).encode()).hexdigest()[:8]
-    folder = cache / f"{suite}-{machine.arch}-{digest}"
+    folder = cache / f"{suites[0]}-{machine.arch}-{digest}"
     found = folder / "tree"
     if refresh or not found.exists():
-        apt = _Apt(folder / "apt", machine.arch, (suite, f"{suite}-security"))
+        apt = _Apt(folder / "apt", machine.arch, suites)
         apt.run("apt-get", "install", "--yes", "--download-only", "--no-install-recommends", *packages)
         shutil.rmtree(found, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
