@@ -22,6 +22,7 @@ from rawbpf import BPF_ANY, BPF_EXIST, Empty, Full, MapFlag, NotPermitted, Queue
 from rawbpf.abi import Cmd, door
 from rawbpf.abi.door import lib
 from rawbpf.maps import bulk, in_kernel
+from rawbpf.programs.asm import exit_
 from rawbpf.syscall.proc import Capability, has_capability, kernel_version
 from tests.conftest import IS_ROOT, SECONDS, examples, needs_3_11, rounds, skip_without_jit
 
@@ -361,6 +362,16 @@ def test_without_any_capability_it_goes_one_by_one(kind):
         output = in_a_process_with("", f"m = rawbpf.{kind.__name__}.from_fd(fd); {USE}", m)
     assert output.startswith("Status(in_kernel=False")
     assert "no CAP_BPF" in output
+
+
+def test_what_the_verifier_says_is_the_reason(kind, monkeypatch):
+    """Where the verifier takes none of the programs, `why` has its reason, and not the statistics that its log ends
+    with."""
+    refused = [method._replace(program=lambda *arguments: ([exit_()], [], b"")) for method in in_kernel.METHODS]
+    monkeypatch.setattr(in_kernel, "METHODS", refused)
+    with kind(8, 100) as m:
+        assert m.push_many(numbers(100)) == 100
+        assert m.bulk == (False, f"this kernel refuses the programs ({refused[-1].name}: R0 !read_ok)")
 
 
 def test_large_values_go_one_by_one(kind):
