@@ -48,7 +48,7 @@ from rawbpf.programs.link import Link
 from rawbpf.programs.program import Program
 from rawbpf.programs.targets import KprobeMulti
 from rawbpf.syscall.proc import kernel_version
-from tests.conftest import skip_other_kernels
+from tests.conftest import skip_other_kernels, skip_without_jit
 from tests.programs.attaching import (
     NETNS,
     OUT,
@@ -153,6 +153,8 @@ def skip_without(kind: Kind) -> None:
     skip_other_kernels(kind.since)
     if kind.prog_type == LSM and "bpf" not in security_modules():
         pytest.skip("by design: bpf is not among this kernel's security modules (lsm=)")
+    if kind.trampoline:
+        skip_without_jit()
     if kind.trampoline and trampolines_refused():
         pytest.skip("this kernel refuses to load programs for trampolines (fentry, LSM) to everyone: EPERM")
 
@@ -489,6 +491,7 @@ def test_the_cookie_of_tp_btf(q):
 
 
 @pytest.mark.linux("5.5")
+@pytest.mark.jit
 def test_what_fexit_sees():
     """fexit has the function's arguments and its result: bpf_fentry_test1(1) returns 2."""
     skip_without(KINDS["fexit"])
@@ -502,6 +505,7 @@ def test_what_fexit_sees():
 
 
 @pytest.mark.linux("6.2")
+@pytest.mark.jit
 def test_a_changed_result(q):
     """MODIFY_RETURN: what the program returns takes the place of the function's result, which is then not called."""
     skip_without(KINDS["fentry"])
@@ -518,6 +522,7 @@ def test_a_changed_result(q):
 
 
 @pytest.mark.linux("5.19")
+@pytest.mark.jit
 def test_the_cookie_of_a_function(q):
     """With a cookie LINK_CREATE attaches a tracing program, which reads it."""
     skip_without(KINDS["fentry"])
@@ -529,6 +534,7 @@ def test_the_cookie_of_a_function(q):
 
 
 @pytest.mark.linux("5.8")
+@pytest.mark.jit
 def test_twice_to_one_function(q):
     """A tracing program is attached once at a time: the second is AlreadyExists (EBUSY). Before 5.13 it is attached
     once in its life, and the second is ENOENT."""
