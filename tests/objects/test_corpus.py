@@ -132,16 +132,23 @@ def test_types_of_sections(compiled: Compiled, bpf_folder: str, tmp_path: Path) 
         asked = _asked(target, f"{bpf_folder}/{number}")
         kind = kind_of_section(section)
         assert asked["prog_type"] == kind.prog_type, section
-        assert asked["expected_attach_type"] == (kind.attach_type or 0), section
+        # libbpf since 1.3 attaches usdt/ by a link of many uprobes where the kernel has those.
+        if not section.startswith("usdt"):
+            assert asked["expected_attach_type"] == (kind.attach_type or 0), section
         assert asked["prog_flags"] == kind.prog_flags, section
 
 
 # What fits where nothing called bpf can be attached to.
 _TARGETS = {
     "tp_btf+": "/sched_process_exec",
+    "tp_btf.s+": "/sys_enter",
     "iter+": "/task",
     "iter.s+": "/task",
-    **dict.fromkeys(("fentry+", "fexit+", "fmod_ret+", "fentry.s+", "fexit.s+", "fmod_ret.s+"), "/security_file_open"),
+    **{
+        f"{kind}{sleepable}+": "/security_file_open"
+        for kind in ("fentry", "fexit", "fmod_ret", "fsession")
+        for sleepable in ("", ".s")
+    },
 }
 
 
