@@ -189,6 +189,8 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EINVAL): (Meaning("BpfError", "{subject} is open, and no BPF object"),),
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): (Meaning("BpfError", "{subject} is not open"),),
     (Cmd.BPF_PROG_LOAD, errno.EACCES): (Meaning("BpfError", "{subject}: the verifier refused it"),),
+    # A kernel without a JIT says so of a program that calls its functions; the verifier's log may have why.
+    (Cmd.BPF_PROG_LOAD, ENOTSUPP): (Meaning("BpfError", "{subject}: this kernel can't run it"),),
     (Cmd.BPF_PROG_GET_FD_BY_ID, errno.ENOENT): (Meaning("NotFound", "no program has {subject}"),),
     (Cmd.BPF_PROG_TEST_RUN, ENOTSUPP): (
         Meaning("Unsupported", "{subject}: programs of this type can't be run by bpf(2)", "attach it instead"),

@@ -33,6 +33,12 @@ LIBRARIES = ("zlib", "libffi")
 SUITE_OF_LIBRARIES = "bookworm"
 
 
+# What pyproject.toml names for the build and the tests, and what that needs.
+CFFI = ("cffi",)
+NEEDED = (*CFFI, "pycparser", "pip", "setuptools>=77", "pytest", "hypothesis", "pyelftools", "numpy")
+DOWNLOAD = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check")
+
+
 class Variant(NamedTuple):
     """One kind of CPython: its compiler, what configure is told, and which wheels it takes from an index."""
 
@@ -123,10 +129,13 @@ def installed(prefix: Path, variant: Variant, scratch: Path) -> Path:
     wheels = scratch / "wheels"
     _run(str(program), "-m", "venv", "--without-pip", str(scratch / "venv"))
     python = scratch / "venv" / "bin" / "python"
-    own = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python))
+    _fetch_wheels(release, variant, wheels)
+    # A wheel of pip can be run as it is. The one here may be too old to know the tags of a free-threaded interpreter.
+    [pip] = wheels.glob("pip-*.whl")
+    own = (str(python), f"{pip}/pip", "--quiet", "--disable-pip-version-check")
     offline = ("--no-index", "--find-links", str(wheels))
-
-    _fetch_wheels(release, variant, wheels, scratch, [*own, "wheel", *offline], prefix)
+    if not list(wheels.glob("cffi-*.whl")):
+        _build_cffi(prefix, scratch, [*own, "wheel", *offline, "--wheel-dir", str(wheels)])
     project = shutil.copytree(Path.cwd(), scratch / "project", ignore=NOT_IN_PROJECT)
     _run(*own, "wheel", *offline, "--no-deps", "--wheel-dir", str(scratch / "built"), str(project), RAWBPF_FFI="api")
     [wheel] = (scratch / "built").glob("rawbpf-*.whl")
@@ -141,28 +150,23 @@ def installed(prefix: Path, variant: Variant, scratch: Path) -> Path:
     return python
 
 
-def _fetch_wheels(release: str, variant: Variant, wheels: Path, scratch: Path, build: list[str], prefix: Path) -> None:
-    """Fetches what the tests and the build need for the variant; what there is no wheel of, is built."""
-    abi = f"cp{release.replace('.', '')}{variant.abi}"
-    which = ("--only-binary", ":all:", "--python-version", release, "--implementation", "cp", "--abi", abi)
-    if not variant.abi:
-        which += ("--abi", "abi3")
-    download = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(wheels))
-    _run(*download, *which, "--platform", variant.platform, "--abi", "none", *NEEDED)
-    if variant.abi and release == "3.13":
-        _run(*download[:-1], str(scratch), "--no-deps", "--no-binary", ":all:", "cffi")
-        [archive] = scratch.glob("cffi-*.tar.gz")
-        source = unpacked(archive, scratch / "cffi")
-        setup = source / "setup.py"
-        setup.write_text(setup.read_text().replace("FREE_THREADED_BUILD and sys.version_info < (3, 14)", "False"))
-        flags = {"CFLAGS": f"-I{prefix}/include", "LDFLAGS": f"-L{prefix}/lib"}
-        _run(*build, "--wheel-dir", str(wheels), str(source), **flags)
-    else:
-        _run(*download, *which, "--platform", variant.platform, "--abi", "none", "cffi")
+def _fetch_wheels(release: str, variant: Variant, wheels: Path) -> None:
+    """Fetches what the tests and the build need for the variant."""
+    abis = [f"cp{release.replace('.', '')}{variant.abi}", *([] if variant.abi else ["abi3"]), "none"]
+    which = ["--only-binary", ":all:", "--python-version", release, "--implementation", "cp"]
+    which += ["--platform", variant.platform, *(word for abi in abis for word in ("--abi", abi))]
+    lacking = CFFI if (release, variant.abi) == ("3.13", "t") else ()
+    _run(*DOWNLOAD, "--dest", str(wheels), *which, *(name for name in NEEDED if name not in lacking))
 
 
-# As pyproject.toml has them; cffi apart.
-NEEDED = ("pytest", "hypothesis", "setuptools>=77", "pyelftools", "numpy", "pycparser")
+def _build_cffi(prefix: Path, scratch: Path, build: list[str]) -> None:
+    """Builds cffi where there is no wheel of it, without its check."""
+    _run(*DOWNLOAD, "--dest", str(scratch), "--no-deps", "--no-binary", ":all:", *CFFI)
+    [archive] = scratch.glob("cffi-*.tar.gz")
+    source = unpacked(archive, scratch / "cffi")
+    setup = source / "setup.py"
+    setup.write_text(setup.read_text().replace("FREE_THREADED_BUILD and sys.version_info < (3, 14)", "False"))
+    _run(*build, str(source), CFLAGS=f"-I{prefix}/include", LDFLAGS=f"-L{prefix}/lib")
 
 
 def _run(*command: str, cwd: Path | None = None, **environment: str) -> None:

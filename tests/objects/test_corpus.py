@@ -48,6 +48,7 @@ def test_same_as_libbpf(compiled: Compiled, bpf_folder: str, name: str) -> None:
     assert outcome.verdict in ("same", "both refuse"), outcome
 
 
+@pytest.mark.jit
 def test_pass_rate(capsys: pytest.CaptureFixture[str]) -> None:
     """There are at least 25 objects, and nearly all load: some kernels refuse fentry and LSM, or name no variables."""
     if len(outcomes) < len(CORPUS):

@@ -215,6 +215,7 @@ class TestSections:
 
 
 class TestDefaults:
+    @pytest.mark.jit
     def test_sizes(self, compiled: Compiled) -> None:
         """A ring buffer's size becomes a power of two of pages, a perf event array's that of possible processors."""
         with ObjectFile.load(compiled("corpus/rings")) as loaded:

@@ -441,7 +441,8 @@ def test_many_functions_of_the_kernel(q):
     """kprobe.multi takes names and addresses; each function has its cookie."""
     skip_without(PLACES["kprobe.multi"])
     lines = Path("/proc/kallsyms").read_text().splitlines()
-    names = ["__x64_sys_getppid", "__x64_sys_getuid"]
+    prefix = {"x86_64": "__x64_", "aarch64": "__arm64_", "s390x": "__s390x_"}[os.uname().machine]
+    names = [f"{prefix}sys_getppid", f"{prefix}sys_getuid"]
     addresses = [next(int(line.split()[0], 16) for line in lines if line.endswith(f" {name}")) for name in names]
     with Program(KPROBE, reading_its_cookie(q), expected_attach_type=MULTI) as program:
         for functions in (names, addresses):

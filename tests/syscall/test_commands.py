@@ -24,7 +24,7 @@ from rawbpf import (
     explain,
     syscall,
 )
-from rawbpf.abi import AttachType, Cmd, ElemFlag, LinkType, MapType, ProgType, TaskFdType
+from rawbpf.abi import ENOTSUPP, AttachType, Cmd, ElemFlag, LinkType, MapType, ProgType, TaskFdType, door
 from rawbpf.abi.door import ffi
 from rawbpf.btf import reader
 from rawbpf.programs.asm import R0, Item, assemble, exit_, mov
@@ -282,6 +282,16 @@ class TestPrograms:
         assert "R0 !read_ok" in caught.value.log
         with pytest.raises(ValueError, match="each has 8"):
             syscall.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, "", "GPL", b"1234567")
+
+    def test_what_this_kernel_can_not_run(self):
+        """Errno 524 of a load, as of a kernel without a JIT, is the kernel's lack and not a map's."""
+        previous = door.set_hook(lambda cmd, attr, size: -ENOTSUPP)
+        try:
+            with pytest.raises(BpfError, match="program 'calls': this kernel can't run it .*ENOTSUPP") as caught:
+                syscall.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, "calls", "GPL", assemble([exit_()]))
+        finally:
+            door.set_hook(previous)
+        assert caught.value.errno == ENOTSUPP
 
     def test_a_type_that_can_not_be_run(self):
         """bpf(2) runs no tracepoint's program: errno 524."""

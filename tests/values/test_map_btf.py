@@ -63,7 +63,7 @@ EVENT = {
     "seven": -3,
     "inner": ((1, 2), (-3, 4)),
     "word": 0x04030201,
-    "bytes": b"\1\2\3\4",
+    "bytes": (0x04030201).to_bytes(4, sys.byteorder),
     "ok": True,
     "next": 0,
 }
