@@ -53,6 +53,7 @@ def test_every_line_is_straces(tmp_path):
 
 
 @pytest.mark.real_kernel(reason="a simulated one has no perf events")
+@pytest.mark.admin
 def test_an_error_is_a_line_too():
     """A call that fails is shown with its errno, and is an exception all the same; after trace() nothing is shown."""
     file = io.StringIO()

@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 
 import pytest
 
@@ -79,9 +80,9 @@ def test_llvm_reads_the_same():
     """LLVM's disassembler names each instruction as we do."""
     known = [(insn, text) for insn, text, _ in INSTRUCTIONS if text is not None]
     source = "\n".join(" ".join(f"{byte:#04x}" for byte in assemble([insn])) for insn, _ in known)
-    result = subprocess.run(
-        ["llvm-mc", "--disassemble", "--triple=bpfel", "--mattr=+alu32"], input=source, capture_output=True, text=True
-    )
+    triple = "bpfel" if sys.byteorder == "little" else "bpfeb"
+    command = ["llvm-mc", "--disassemble", f"--triple={triple}", "--mattr=+alu32"]
+    result = subprocess.run(command, input=source, capture_output=True, text=True)
     lines = [re.sub(r"\s+", " ", line).strip() for line in result.stdout.splitlines()]
     disassembled = [line for line in lines if line and not line.startswith(".")]
     assert disassembled == [text for _, text in known], result.stderr
@@ -132,7 +133,9 @@ def test_what_can_not_be_assembled(program, message):
 def test_encoding():
     """The bytes of an instruction: opcode, registers, offset, constant, in the machine's order."""
     code = assemble([Insn(0x7B, R10, R1, -16, 0)])
-    assert code == struct.pack("=BBhi", 0x7B, 0x1A, -16, 0)
+    # The destination is the first of bpf_insn's two bit-fields: the low half, or on a big-endian machine the high one.
+    registers = 0x1A if sys.byteorder == "little" else 0xA1
+    assert code == struct.pack("=BBhi", 0x7B, registers, -16, 0)
 
 
 @pytest.mark.creates
