@@ -79,21 +79,20 @@ def main() -> int:
 
 
 def built(name: str) -> Path:
-    """The folder where a variant is installed; built if it is not there yet."""
+    """The folder where a variant is installed; built, of the newest release that can be had, if there is none yet."""
+    for release, _ in RELEASES:
+        if (CACHE / f"{name}-{release}" / "bin" / f"python{release}").exists():
+            return CACHE / f"{name}-{release}"
     for release, suite in RELEASES:
-        prefix = CACHE / f"{name}-{release}"
-        if (prefix / "bin" / f"python{release}").exists():
-            return prefix
         try:
             with tempfile.TemporaryDirectory(prefix="rawbpf-cpython-") as folder:
-                _build(VARIANTS[name], release, suite, prefix, Path(folder))
-            return prefix
+                return _build(VARIANTS[name], release, suite, CACHE / f"{name}-{release}", Path(folder))
         except fetch.Unavailable as error:
             print(f"CPython {release} could not be had: {error}", file=sys.stderr)
     raise SystemExit(f"no CPython for {name}")
 
 
-def _build(variant: Variant, release: str, suite: str, prefix: Path, scratch: Path) -> None:
+def _build(variant: Variant, release: str, suite: str, prefix: Path, scratch: Path) -> Path:
     archives = []
     for packages, where in ((LIBRARIES, SUITE_OF_LIBRARIES), ((f"python{release}",), suite)):
         (scratch / where).mkdir()
@@ -110,6 +109,7 @@ def _build(variant: Variant, release: str, suite: str, prefix: Path, scratch: Pa
         print(f"== {archive.name}, {variant.compiler}", flush=True)
         for command in (["./configure", f"--prefix={prefix}", *options], ["make", "-j2"], ["make", "install"]):
             _run(*command, cwd=source, **flags)
+    return prefix
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
