@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from tests.harness.kernels import fetch
 from tests.harness.kernels.initramfs import NOT_IN_PROJECT
+from tests.harness.kernels.machines import HERE
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rawbpf", "cpython")
 
@@ -104,6 +105,12 @@ def _build(variant: Variant, release: str, suite: str, prefix: Path, scratch: Pa
         "PKG_CONFIG_PATH": f"{prefix}/lib/pkgconfig",
     }
     told = (("--static",), ("--disable-shared", "--disable-docs"), ("--without-ensurepip", *variant.configure))
+    # The compiler for musl does not look where the kernel's headers are.
+    (prefix / "include").mkdir(parents=True, exist_ok=True)
+    for headers in ("linux", "asm-generic", f"{HERE.name}-linux-gnu/asm"):
+        link = prefix / "include" / Path(headers).name
+        if not link.is_symlink():
+            link.symlink_to(Path("/usr/include", headers))
     for archive, options in zip(archives, told, strict=True):
         source = unpacked(archive, scratch / archive.name.partition("_")[0])
         print(f"== {archive.name}, {variant.compiler}", flush=True)

@@ -69,7 +69,6 @@ class TestSource:
 
 
 class TestMaxEntries:
-    @pytest.mark.usefixtures("configuration")
     def test_given(self, compiled: Compiled) -> None:
         """The number of entries is the caller's, for maps of any type; the others keep that of the file."""
         with ObjectFile.load(
@@ -385,6 +384,7 @@ class TestKconfig:
         assert facts[0] == values["LINUX_KERNEL_VERSION"]
         assert 0xDEAD not in facts
 
+    @pytest.mark.usefixtures("configuration")
     def test_given(self, compiled: Compiled) -> None:
         """A value that is given takes the place of the kernel's."""
         given = {"CONFIG_HZ": 12345, "CONFIG_NO_SUCH_SWITCH": True}
