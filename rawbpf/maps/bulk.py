@@ -107,8 +107,9 @@ class Bulk:
         self._closed = False
         self.status = _NOTHING_YET
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
-        # The hands of the drains that are under way.
-        self._draining: weakref.WeakSet[_Hand] = weakref.WeakSet()
+        # The hands of the drains that are under way. (No WeakSet: it runs Python code when a hand goes, and what a signal
+        # handler raises there goes nowhere.)
+        self._draining: set[weakref.ref[_Hand]] = set()
         # All batches there are, so that none is forgotten; and one that is never begun.
         self._batches = [Batch(m, self._few)]
         self._nothing = Batch(m, 1)
@@ -162,7 +163,10 @@ class Bulk:
     def _chunk(self, hand: _Hand, limit: int) -> None:
         """The values of up to `limit` elements, taken into a batch; the scratch is free again."""
         limit = min(limit, DRAIN_CHUNK)
-        self._draining.add(hand)
+        for each in list(self._draining):
+            if each() is None:
+                self._draining.discard(each)
+        self._draining.add(weakref.ref(hand))
         self._begin(hand, limit)
         batch = hand.batch
         self._collect(batch, limit)
@@ -474,10 +478,11 @@ class Bulk:
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""
-        for hand in self._draining:
-            for values in hand.lists:
-                values.clear()
-            hand.lists.clear()
+        for each in self._draining:
+            if (hand := each()) is not None:
+                for values in hand.lists:
+                    values.clear()
+                hand.lists.clear()
         self.status = _NOTHING_YET
         self._map.held = 0
         self._batches = [Batch(self._map, self._few)]
