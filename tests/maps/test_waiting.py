@@ -152,7 +152,10 @@ def test_cancelling_loses_nothing():
         assert found == list(range(pushed))
 
 
+# A signal may come while CPython runs a weak reference's callback: what a handler raises there goes to nobody, and the
+# loop ends with the next signal.
 @needs_3_11
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_raises_loses_nothing():
     """A handler that raises wherever it lands: yielded and remaining are all that was pushed."""
 
@@ -171,10 +174,11 @@ def test_a_signal_that_raises_loses_nothing():
                 pushed += q.push_many(range(pushed, pushed + 60))
                 number = -1
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.00002 * (turn % 40) + 0.00001)
+                    signal.setitimer(signal.ITIMER_REAL, 0.00002 * (turn % 40) + 0.00001, 0.05)
                     for number in q.follow():
                         seen += (number,)
                 except Interrupted:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
                     # Raised between the loop's store and the statement behind it.
                     if seen[-1:] != [number] and number >= 0:
                         seen += (number,)
