@@ -50,14 +50,14 @@ def test_same_as_libbpf(compiled: Compiled, bpf_folder: str, name: str) -> None:
 
 @pytest.mark.jit
 def test_pass_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    """There are at least 25 objects, and nearly all load: some kernels refuse fentry and LSM, or name no variables."""
+    """There are at least 25 objects, and nearly all load: a kernel may refuse fentry and LSM, or have no fprobes."""
     if len(outcomes) < len(CORPUS):
         pytest.skip("by design: the whole file must run")
     loaded = [name for name, outcome in outcomes.items() if not outcome.rawbpf]
     with capsys.disabled():
         print(f"\n{len(loaded)} of {len(CORPUS)} objects load; libbpf refuses the others as well")
     assert len(CORPUS) >= 25
-    assert len(loaded) >= len(CORPUS) - 3
+    assert len(loaded) >= len(CORPUS) - 4
 
 
 def test_all_kinds_of_relocations(compiled: Compiled) -> None:

@@ -432,7 +432,7 @@ def test_no_such_function(kprobes, q):
 def test_a_function_that_can_not_be_probed(kprobes, q):
     """The kernel's blacklisted functions are EINVAL, and the hint says that there are such."""
     with Program(KPROBE, pushing(q)) as program:
-        error = failure_of(lambda: program.attach("kprobe/kprobe_ftrace_handler"))
+        error = failure_of(lambda: program.attach("kprobe/notify_die"))
     assert error.errno == errno.EINVAL
     assert "keeps this function free of probes" in error.hint
 
