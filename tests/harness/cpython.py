@@ -102,7 +102,7 @@ def _build(variant: Variant, release: str, suite: str, prefix: Path, scratch: Pa
         "CC": variant.compiler,
         "CFLAGS": f"-O2 -fPIC -I{prefix}/include",
         "LDFLAGS": f"-L{prefix}/lib",
-        "PKG_CONFIG_PATH": f"{prefix}/lib/pkgconfig",
+        "PKG_CONFIG_LIBDIR": f"{prefix}/lib/pkgconfig",  # and none of this machine
     }
     told = (("--static",), ("--disable-shared", "--disable-docs"), ("--without-ensurepip", *variant.configure))
     # The compiler for musl does not look where the kernel's headers are.
