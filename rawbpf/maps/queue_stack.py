@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import ctypes
     import struct
 
+    import numpy as np
     from typing_extensions import Buffer, Self, Unpack
     from typing_extensions import TypeVar as DefaultTypeVar
 
@@ -330,6 +331,16 @@ class QueueOrStack(Map, Generic[T]):
         Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
         """
         return Follow(self.drain, poll)
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """The numpy.dtype of an element: `a = np.empty(4096, q.dtype); n = q.pop_into(a)`, and q.push_many(a[:n]).
+
+        Raises TypeError where numpy has none, see rawbpf.values.numpy_dtype; ImportError without numpy.
+        """
+        from rawbpf.values.numpy_dtype import dtype_of
+
+        return dtype_of(self._codec)
 
     @property
     def bulk(self) -> Status:

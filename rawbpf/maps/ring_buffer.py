@@ -22,10 +22,11 @@ from rawbpf.maps.ring_memory import Record, RingMemory
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import HasFileno
 from rawbpf.syscall.errors import Empty
-from rawbpf.values.codecs import BTF, Codec, OpenSpec, codec_for
+from rawbpf.values.codecs import BTF, Codec, OpenSpec, bytes_view, codec_for
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    import numpy as np
+    from typing_extensions import Buffer, Self
     from typing_extensions import TypeVar as DefaultTypeVar
 
     # A ring buffer without a specification gives bytes, one with a struct format Any.
@@ -35,8 +36,9 @@ else:
     T = TypeVar("T")
 D = TypeVar("D")
 
-# Records that are looked up at once.
+# Records that are looked up at once, by a loop and by pop_into().
 _SCAN = 256
+_SCAN_MANY = 1 << 14
 
 # How soon to look again while a producer writes the record that is next, in seconds.
 _WHILE_WRITTEN = 0.0002
@@ -131,6 +133,7 @@ class RingBuffer(Map, Generic[T]):
     def _adopt(self, fd: int, info: MapInfo, *codecs: Any) -> None:
         (codec,) = codecs
         self._memory = None
+        self._codec: Codec[Any] | None = codec
         self._size: int | None = None if codec is None else codec.size
         self._decode: Callable[[bytes], Any] = bytes if codec is None else codec.decode
         self._waiters: weakref.WeakSet[_Waiter] = weakref.WeakSet()
@@ -185,6 +188,55 @@ class RingBuffer(Map, Generic[T]):
             return default
         raise Empty(errno.ENOENT, f"{syscall.describe(self._info)} is empty", Cmd.BPF_MAP_LOOKUP_ELEM)
 
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """The numpy.dtype of a record: `a = np.empty(4096, events.dtype); n = events.pop_into(a)`.
+
+        Raises TypeError where there is none, see rawbpf.values.numpy_dtype; ImportError without numpy.
+        """
+        if self._codec is None:
+            raise TypeError(
+                "no numpy.dtype: the records have any length, unless the ring buffer is opened with a value"
+            )
+        from rawbpf.values.numpy_dtype import dtype_of
+
+        return dtype_of(self._codec)
+
+    def pop_into(self, buffer: "Buffer") -> int:
+        """Takes as many records as there are and the buffer has room for: writable and contiguous (bytearray, array,
+        numpy array). Their bytes stand at its beginning, without padding; returns how many were taken, 0 if none was.
+
+        Raises TypeError if the records may have any length; ValueError for a buffer that is too small for one, and for
+        a first record that has not the codec's size: that stays, as in pop(), and a later one ends the call before it.
+        """
+        if (size := self._size) is None:
+            raise TypeError("the records have any length: open the ring buffer with a value")
+        view = bytes_view(buffer)
+        if view.readonly:
+            raise TypeError("the buffer is read-only")
+        if len(view) < size:
+            raise ValueError(f"the buffer has {len(view)} bytes, less than one record of {size}")
+        memory = self._mapped()
+        found = True
+        while found:
+            records, found = memory.scan(self._info, min(len(view) // size, _SCAN_MANY))
+            first, behind, end = None, None, 0
+            for before, after, data in records:
+                if len(data) != size:
+                    if behind is None:
+                        raise self._misfit(data)
+                    break
+                view[end : end + size] = data
+                first, behind, end = before if first is None else first, after, end + size
+            count = end // size
+            memory.fence()
+            if behind is not None and memory.handed_over == first:
+                # From here to the return no call is made, so no signal handler can come between.
+                memory.consumer[0] = memory.handed_over = behind
+                return count
+            self.fileno()
+        return 0
+
     def drain(self) -> Iterator[T]:
         """Yields the records that are there, until there is none; while others come, not much more than fit in."""
         memory = self._mapped()
@@ -203,8 +255,11 @@ class RingBuffer(Map, Generic[T]):
 
     def _decoded(self, data: bytes) -> Any:
         if self._size is not None and len(data) != self._size:
-            raise ValueError(f"a record of {syscall.describe(self._info)} has {len(data)} bytes, not {self._size}")
+            raise self._misfit(data)
         return self._decode(data)
+
+    def _misfit(self, data: bytes) -> ValueError:
+        return ValueError(f"a record of {syscall.describe(self._info)} has {len(data)} bytes, not {self._size}")
 
     def _hand_over(self, memory: "RingMemory", timeout: float | None, stopped: Callable[[], bool]) -> Iterator[T]:
         until = _until(timeout)

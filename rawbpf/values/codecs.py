@@ -4,10 +4,11 @@ A map stores `value_size` bytes and knows nothing of what they mean. A codec doe
 bytes, encode() makes exactly that many bytes of a Python value, decode() the value of the bytes.
 """
 
+import math
 import operator
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from itertools import starmap
@@ -190,13 +191,31 @@ class StructFormat(OwnCodec):
 
 
 # The items of a struct format: how many, or how long, and the code.
-FORMAT_ITEM = re.compile(r"(\d*)([a-zA-Z?])")
+_FORMAT_ITEM = re.compile(r"(\d*)([a-zA-Z?])")
+
+
+def format_fields(form: str) -> Iterator[tuple[str, int, int]]:
+    """The fields of a struct format one by one: code, size and offset in bytes."""
+    order = form[0] if form[0] in "@=<>!" else "@"
+    end = 0
+    for item in _items(form):
+        end = struct.calcsize(f"{order}{end}x{item}")
+        size = struct.calcsize(order + item)
+        if not item.endswith("x") and (size or item == "0s"):
+            yield item[-1], size, end - size
+
+
+def _items(form: str) -> Iterator[str]:
+    """A struct format's items one by one: "2I4s0Q" is "I", "I", "4s", "0Q" (which only aligns)."""
+    for count, code in _FORMAT_ITEM.findall(form):
+        alone = code in "spx" or count == "0" * len(count) != ""
+        yield from [count + code] if alone else [code] * int(count or 1)
 
 
 def _fields(form: str) -> tuple[int, list[tuple[int, int]]]:
     """How many fields a format has, and of those that are bytes of a fixed size the index and the size."""
     texts, index = [], 0
-    for count, code in FORMAT_ITEM.findall(form):
+    for count, code in _FORMAT_ITEM.findall(form):
         number = int(count or 1)
         if code in "sp":
             # A Pascal string begins with its length.
@@ -383,7 +402,9 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | 
     # Values of a ctypes type may have pointers as fields: those are the caller's own choice.
     if not isinstance(codec, CtypesType):
         _no_addresses(view)
-    if view.itemsize not in (1, codec.size):
+    # Of an array with several dimensions a value may be a row: numpy makes such arrays for a dtype that is an array.
+    row = view.itemsize * math.prod(view.shape[1:] if view.shape else ())
+    if codec.size not in (view.itemsize, row) and view.itemsize != 1:
         raise ValueError(f"the buffer's items have {view.itemsize} bytes, and value_size is {codec.size}")
     if view.nbytes % codec.size:
         raise ValueError(f"the buffer has {view.nbytes} bytes, no whole number of values of {codec.size}")

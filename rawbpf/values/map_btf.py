@@ -20,7 +20,7 @@ from rawbpf.btf.reader import POINTER_SIZE, Btf, Kind, Member, Type
 from rawbpf.btf.writer import Builder
 from rawbpf.syscall import MapInfo
 from rawbpf.values.btf_codec import BtfCodec
-from rawbpf.values.codecs import FORMAT_ITEM, Codec, CtypesType, RawBytes, StructFormat
+from rawbpf.values.codecs import Codec, CtypesType, RawBytes, StructFormat, format_fields
 
 _U32_MAX = 2**32 - 1
 # The members of a struct are counted in 16 bits.
@@ -163,13 +163,9 @@ class _Writer:
         if order not in ("@", "=", _NATIVE):
             raise ValueError(f"the struct format {form!r} has the other byte order: BTF has only this machine's")
         members: list[tuple[str, int, int]] = []
-        end = last = 0
-        for item in _items(form):
-            end = struct.calcsize(f"{order}{end}x{item}")
-            size = struct.calcsize(order + item)
-            if not item.endswith("x") and (size or item == "0s"):
-                members.append((f"f{len(members)}", self._item(item[-1], size), end - size))
-                last = size
+        last = 0
+        for code, last, offset in format_fields(form):
+            members.append((f"f{len(members)}", self._item(code, last), offset))
             if len(members) > _MEMBERS_MAX:
                 raise ValueError(f"the struct format {form!r} has more than {_MEMBERS_MAX} fields, the most in BTF")
         if len(members) == 1 and last == struct.calcsize(form):
@@ -264,13 +260,6 @@ _COPIES: dict[Kind, Any] = {
     Kind.RESTRICT: lambda self, btf, found: self._copy(btf, found.size),
     Kind.TYPE_TAG: lambda self, btf, found: self._copy(btf, found.size),
 }
-
-
-def _items(form: str) -> Iterator[str]:
-    """A struct format's items one by one: "2I4s0Q" is "I", "I", "4s", "0Q" (which only aligns)."""
-    for count, code in FORMAT_ITEM.findall(form):
-        alone = code in "spx" or count == "0" * len(count) != ""
-        yield from [count + code] if alone else [code] * int(count or 1)
 
 
 def _first_bit(name: str, place: int, storage: int) -> int:
