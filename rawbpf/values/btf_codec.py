@@ -28,18 +28,17 @@ from typing import TYPE_CHECKING, Any
 
 from rawbpf.btf.reader import POINTER_SIZE, Btf, BtfError, Kind, Member, Type
 from rawbpf.values.codecs import OwnCodec
+from rawbpf.values.composite_plans import Field, composite_plan
 from rawbpf.values.plans import (
     FLOAT_CODES,
     INT_CODES,
+    ArrayPlan,
     Bits,
-    Field,
     Misfit,
     Plan,
-    array_plan,
     bits_plan,
     bytes_writer,
     checked_bool,
-    composite_plan,
     enum_reader,
     enum_writer,
     integer_plan,
@@ -184,7 +183,7 @@ class _Planner:
         if self._is_text(element_id):
             kind = self._btf.resolve(element_id)
             return Plan(f"{size}s", None, bytes_writer(size, fill=self._is_char(kind)), objects=1 + size // 16)
-        return array_plan(element, count, size, 1 + count * element.objects)
+        return ArrayPlan(element, count, size, 1 + count * element.objects)
 
     def _is_text(self, element_id: int) -> bool:
         """Whether an array of these is bytes: of char, and of unsigned char under any name, but not of _Bool."""

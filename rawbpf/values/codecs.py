@@ -103,8 +103,8 @@ class RawBytes(OwnCodec):
         self._scalars.unpack(data, values)
 
     @cached_property
-    def _scalars(self) -> "_Scalars":
-        return _Scalars(struct.Struct(f"{self.size}s"))
+    def _scalars(self) -> "Scalars":
+        return Scalars(struct.Struct(f"{self.size}s"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # struct.Struct, which decode_all() keeps, can't be pickled.
@@ -179,8 +179,8 @@ class StructFormat(OwnCodec):
             values += self._struct.iter_unpack(data)
 
     @cached_property
-    def _scalars(self) -> "_Scalars":
-        return _Scalars(self._struct)
+    def _scalars(self) -> "Scalars":
+        return Scalars(self._struct)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # struct.Struct itself can't be pickled.
@@ -224,7 +224,7 @@ def _fields(form: str) -> tuple[int, list[tuple[int, int]]]:
     return index, texts
 
 
-class _Scalars:
+class Scalars:
     """Many values of a format with one field: 256 of them in one format are unpacked three times as fast."""
 
     def __init__(self, one: struct.Struct) -> None:

@@ -1,24 +1,39 @@
 """Plans: how the bytes of one type are read and written. BtfCodec makes them of BTF, once per type.
 
-What a struct has in whole bytes is read and written by one struct.Struct; bit-fields, and members that share bytes, are
-read one by one.
+A value is read by one struct.Struct, which unpacks the numbers and texts of its bytes, nested ones included, and one
+function, which puts them together. That function is compiled from an expression, as collections.namedtuple() does it:
+
+    struct point { int x, y; };
+    struct shape { struct point at; unsigned red : 3, blue : 5; char name[8]; };
+
+is read by struct.Struct("=iiB8s3x") and `lambda i0, i1, i2, i3: c1((c0((i0, i1)), i2 >> 0 & 7, i2 >> 3 & 31, i3))`,
+where c0 and c1 make the StructValues. No name of a C member gets into an expression.
+
+A struct of whole bytes is written by one struct.Struct; bit-fields, and members that share bytes, are written one by
+one.
 """
 
 import functools
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from enum import IntEnum
-from operator import index, itemgetter
+from itertools import starmap
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rawbpf.values.struct_value import StructValue, struct_class
+from rawbpf.values.codecs import Scalars
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
 FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
+
+# How many items an array or struct may have to be unpacked together with what it is in: CPython makes longer tuples of
+# lists. And how many all that is unpacked together may have, so that it is compiled in milliseconds.
+INLINE = 30
+MOST_ITEMS = 1024
 
 
 class Misfit(Exception):
@@ -34,13 +49,46 @@ class Misfit(Exception):
         return self
 
 
+class Source:
+    """What a function that reads a value is compiled from: the codes that one struct.Struct unpacks, and the names of
+    the items and of the constants that the function's expression has."""
+
+    def __init__(self) -> None:
+        self._codes = ["="]
+        self._items: list[str] = []
+        self._constants: dict[str, Any] = {}
+
+    def item(self, code: str) -> str:
+        """Unpacks one more item; returns its name."""
+        self._codes.append(code)
+        self._items.append(f"i{len(self._items)}")
+        return self._items[-1]
+
+    def skip(self, size: int) -> None:
+        """Leaves bytes out."""
+        self._codes.append(f"{size}x")
+
+    def constant(self, value: Any) -> str:
+        """The name for an object."""
+        name = f"c{len(self._constants)}"
+        self._constants[name] = value
+        return name
+
+    def compiled(self, expression: str) -> "tuple[struct.Struct, Callable[..., Any]]":
+        function = eval(f"lambda {', '.join(self._items)}: {expression}", self._constants)
+        return struct.Struct("".join(self._codes)), function
+
+
 class Plan:
     """How values of one type are read and written.
 
     `code` is a struct format that makes one item of the type's bytes. `unfold` makes of that item the value, `fold` of
     the value the item, or raises Misfit; None where the item is the value. `objects` is how many Python objects a
-    value is at most, `used` a mask of the bits that are not padding.
+    value is at most, `used` a mask of the bits that are not padding, `bits` what a bit-field's plan was made of.
     """
+
+    # How many items of a Source it is.
+    items = 1
 
     def __init__(
         self,
@@ -50,22 +98,52 @@ class Plan:
         *,
         objects: int = 1,
         used: "Callable[[], bytes] | None" = None,
+        bits: "Bits | None" = None,
     ) -> None:
         self.code = code
         self.unfold = unfold
         self.fold = fold
         self.objects = objects
+        self.bits = bits
         self.struct = struct.Struct("=" + code)
         self.size = self.struct.size
         self._used = used
 
-    def decode(self, data: bytes) -> Any:
-        (item,) = self.struct.unpack(data)
-        return item if self.unfold is None else self.unfold(item)
+    def expression(self, source: Source, inline: bool = True) -> str:
+        """The expression of a value, whose items are unpacked next. Without `inline` it must be a single item."""
+        item = source.item(self.code)
+        return item if self.unfold is None else f"{source.constant(self.unfold)}({item})"
+
+    @functools.cached_property
+    def _compiled(self) -> "tuple[struct.Struct, Callable[..., Any]]":
+        source = Source()
+        return source.compiled(self.expression(source))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the value is the only item, as it is unpacked."""
+        return type(self) is Plan and self.unfold is None
+
+    @functools.cached_property
+    def decode(self) -> Callable[[bytes], Any]:
+        """The function that reads one value."""
+        layout, make = self._compiled
+        unpack = layout.unpack
+        if self.is_plain:
+            return lambda data: unpack(data)[0]
+        return lambda data: make(*unpack(data))
+
+    @functools.cached_property
+    def _scalars(self) -> Scalars:
+        return Scalars(self.struct)
 
     def decode_all(self, data: "Buffer", values: list[Any]) -> None:
-        items = map(itemgetter(0), self.struct.iter_unpack(data))
-        values += items if self.unfold is None else map(self.unfold, items)
+        """Appends the values of all bytes, of which there are some."""
+        if self.is_plain:
+            self._scalars.unpack(data, values)
+        else:
+            layout, make = self._compiled
+            values += starmap(make, layout.iter_unpack(data))
 
     def encode(self, value: Any) -> bytes:
         item = value if self.fold is None else self.fold(value)
@@ -97,21 +175,29 @@ class Bits(NamedTuple):
     boolean: bool
     kind: type[IntEnum] | None
 
+    def expression(self, source: Source, item: str, size: int) -> str:
+        """The value, of an item that is the integer of `size` bytes."""
+        sign = 1 << self.bits - 1 if self.signed and not self.boolean else 0
+        text = f"({item} >> {self.shift(size)} & {(1 << self.bits) - 1})"
+        if sign:
+            text = f"(({text} ^ {sign}) - {sign})"
+        if self.boolean:
+            return f"{text} != 0"
+        return f"{source.constant(enum_reader(self.kind))}({text})" if self.kind else text
+
+    def shift(self, size: int) -> int:
+        """How far from the lowest bit of the integer of `size` bytes it ends."""
+        return self.bit_offset if sys.byteorder == "little" else size * 8 - self.bit_offset - self.bits
+
 
 def bits_plan(size: int, said: Bits) -> Plan:
     """An integer, bool or enum that is some of the bits of `size` bytes."""
-    bits, signed = said.bits, said.signed and not said.boolean
-    shift = said.bit_offset if sys.byteorder == "little" else size * 8 - said.bit_offset - bits
+    bits, shift, signed = said.bits, said.shift(size), said.signed and not said.boolean
     mask = (1 << bits) - 1
     sign = 1 << bits - 1 if signed else 0
-    make: Callable[[int], Any] = bool if said.boolean else enum_reader(said.kind) if said.kind else int
     take: Callable[[Any], Any] = (
         checked_bool if said.boolean else enum_writer(said.kind) if said.kind else _checked_integer
     )
-
-    def unfold(data: bytes) -> Any:
-        number = int.from_bytes(data, sys.byteorder) >> shift & mask
-        return make((number ^ sign) - sign)
 
     def fold(value: Any) -> bytes:
         number = int(take(value))
@@ -122,7 +208,22 @@ def bits_plan(size: int, said: Bits) -> Plan:
     def used() -> bytes:
         return (mask << shift).to_bytes(size, sys.byteorder)
 
-    return Plan(f"{size}s", unfold, fold, used=used)
+    return _BitsPlan(f"{size}s", None, fold, used=used, bits=said)
+
+
+class _BitsPlan(Plan):
+    """The reading of a bit-field that has its bytes for itself, and of integers that no code unpacks."""
+
+    def expression(self, source: Source, inline: bool = True) -> str:
+        assert self.bits is not None
+        if self.size in INT_CODES:
+            return self.bits.expression(source, source.item(INT_CODES[self.size].upper()), self.size)
+        item = source.item(self.code)
+        return self.bits.expression(source, f"{source.constant(_from_bytes)}({item})", self.size)
+
+
+def _from_bytes(data: bytes) -> int:
+    return int.from_bytes(data, sys.byteorder)
 
 
 def _checked_integer(value: Any) -> int:
@@ -140,14 +241,15 @@ def checked_bool(value: Any) -> bool:
     return bool(value)
 
 
+class _Enumerators(dict[int, int]):
+    """The members of an enum by their values; a value that has none is itself."""
+
+    def __missing__(self, number: int) -> int:
+        return number
+
+
 def enum_reader(kind: type[IntEnum]) -> Callable[[int], int]:
-    members = {int(member): member for member in kind}
-    get = members.get
-
-    def unfold(number: int) -> int:
-        return get(number, number)
-
-    return unfold
+    return _Enumerators({int(member): member for member in kind}).__getitem__
 
 
 def enum_writer(kind: type[IntEnum]) -> Callable[[Any], int]:
@@ -180,223 +282,50 @@ def bytes_writer(size: int, *, fill: bool) -> Callable[[Any], bytes]:
     return fold
 
 
-def array_plan(element: Plan, count: int, size: int, objects: int) -> Plan:
-    unfold_one, encode_one = element.unfold, element.encode
-    # One format for all reads faster than one for each; "16s" is a code that can't be repeated.
-    flat = struct.Struct(f"={count}{element.code}") if len(element.code) == 1 else None
+class ArrayPlan(Plan):
+    """A tuple. A long one is an item of its own, read when the function is called."""
 
-    def items(data: bytes) -> Iterable[Any]:
-        if flat is not None:
-            return flat.unpack(data)
-        if element.size == 0:
-            return (b"",) * count
-        return map(itemgetter(0), element.struct.iter_unpack(data))
+    def __init__(self, element: Plan, count: int, size: int, objects: int) -> None:
+        super().__init__(f"{size}s", None, self._fold, objects=objects, used=lambda: element.used * count)
+        self._element = element
+        self._count = count
+        self._inline = count * element.items <= INLINE
+        self.items = count * element.items if self._inline else 1
 
-    def unfold(data: bytes) -> tuple[Any, ...]:
-        values = items(data)
-        return tuple(values if unfold_one is None else map(unfold_one, values))
+    def expression(self, source: Source, inline: bool = True) -> str:
+        if self._inline and inline:
+            return f"({''.join(f'{self._element.expression(source)}, ' for _ in range(self._count))})"
+        return f"{source.constant(self._long)}({source.item(self.code)})"
 
-    def fold(value: Any) -> bytes:
-        values = _sequence(value, count)
+    @functools.cached_property
+    def _long(self) -> Callable[[bytes], tuple[Any, ...]]:
+        element, count = self._element, self._count
+        # One format for all reads faster than one for each; "16s" is a code that can't be repeated.
+        if element.is_plain and len(element.code) == 1:
+            return struct.Struct(f"={count}{element.code}").unpack
+        if not element.size:
+            return lambda data: (element.decode(b""),) * count
+
+        def unfold(data: bytes) -> tuple[Any, ...]:
+            values: list[Any] = []
+            element.decode_all(data, values)
+            return tuple(values)
+
+        return unfold
+
+    def _fold(self, value: Any) -> bytes:
         parts = []
-        for position, each in enumerate(values):
+        for position, each in enumerate(sequence(value, self._count)):
             try:
-                parts.append(encode_one(each))
+                parts.append(self._element.encode(each))
             except Misfit as misfit:
                 raise misfit.inside(f"[{position}]") from None
         return b"".join(parts)
 
-    return Plan(f"{size}s", unfold, fold, objects=objects, used=lambda: element.used * count)
 
-
-def _sequence(value: Any, count: int) -> "tuple[Any, ...] | list[Any]":
+def sequence(value: Any, count: int) -> "tuple[Any, ...] | list[Any]":
     if not isinstance(value, (tuple, list)):
         raise Misfit(f"{value!r} is neither a tuple nor a list", TypeError)
     if len(value) != count:
         raise Misfit(f"there are {len(value)} values, and it takes {count}")
     return value
-
-
-# Structs and unions
-
-
-class Field(NamedTuple):
-    """A named member: its plan is of the bytes from the one with its first bit to the one with its last."""
-
-    name: str
-    plan: Plan
-    start_bit: int
-    stop_bit: int
-    whole_bytes: bool
-
-    @property
-    def start(self) -> int:
-        return self.start_bit // 8
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.plan.size
-
-
-def _is_bytewise(fields: list[Field]) -> bool:
-    """Whether the members follow each other and share no byte: then one struct.Struct reads them all."""
-    after = 0
-    for field in fields:
-        if field.start < after or not field.whole_bytes:
-            return False
-        after = field.stop
-    return True
-
-
-_Make = Callable[[Iterable[Any]], StructValue]
-
-
-def composite_plan(name: str, fields: list[Field], size: int) -> Plan:
-    """A struct's or union's, of the members that are named."""
-    make = functools.partial(tuple.__new__, struct_class(name, tuple(field.name for field in fields)))
-    objects = 1 + sum(field.plan.objects for field in fields)
-    return (_Bytewise if _is_bytewise(fields) else _Bitwise)(fields, size, make, objects)
-
-
-class _Composite(Plan):
-    """What both kinds have in common: members by name or by position. Within another type the item is the bytes."""
-
-    def __init__(self, fields: list[Field], size: int, make: _Make, objects: int) -> None:
-        super().__init__(f"{size}s", self.decode, self.encode, objects=objects, used=self._mask)
-        self._fields = fields
-        self._make = make
-        self._positions = {field.name: position for position, field in enumerate(fields)}
-
-    def _given(self, value: Any) -> "list[tuple[int, Any]]":
-        """The positions and values of the members that a tuple or a dict gives."""
-        if not isinstance(value, Mapping):
-            return list(enumerate(_sequence(value, len(self._fields))))
-        if unknown := [name for name in value if name not in self._positions]:
-            raise Misfit(f"there is no member {unknown[0]!r}")
-        return [(self._positions[name], each) for name, each in value.items()]
-
-    def _mask(self) -> bytes:
-        mask = bytearray(self.size)
-        for field in self._fields:
-            _merge(mask, field, field.plan.used)
-        return bytes(mask)
-
-
-class _Bytewise(_Composite):
-    """A struct of whole bytes: one struct.Struct reads all members."""
-
-    def __init__(self, fields: list[Field], size: int, make: _Make, objects: int) -> None:
-        super().__init__(fields, size, make, objects)
-        code, after = ["="], 0
-        for field in fields:
-            code += [f"{field.start - after}x", field.plan.code]
-            after = field.stop
-        self._members = struct.Struct("".join(code) + f"{size - after}x")
-        self._unfolds = [(i, field.plan.unfold) for i, field in enumerate(fields) if field.plan.unfold is not None]
-        self._folds = [(i, field.plan.fold) for i, field in enumerate(fields) if field.plan.fold is not None]
-
-    def decode(self, data: bytes) -> StructValue:
-        if not self._unfolds:
-            return self._make(self._members.unpack(data))
-        items = list(self._members.unpack(data))
-        for position, unfold in self._unfolds:
-            items[position] = unfold(items[position])
-        return self._make(items)
-
-    def decode_all(self, data: "Buffer", values: list[Any]) -> None:
-        if self._unfolds or not self.size:
-            super().decode_all(data, values)
-        else:
-            values += map(self._make, self._members.iter_unpack(data))
-
-    def encode(self, value: Any) -> bytes:
-        values = self._all(value)
-        items = values.copy()
-        position = 0
-        try:
-            for position, fold in self._folds:
-                items[position] = fold(values[position])
-            return self._members.pack(*items)
-        except Misfit as misfit:
-            raise misfit.inside(f".{self._fields[position].name}") from None
-        except (struct.error, OverflowError, TypeError):
-            raise self._first_misfit(values) from None
-
-    def _all(self, value: Any) -> list[Any]:
-        if not isinstance(value, Mapping):
-            return list(_sequence(value, len(self._fields)))
-        values = self._zeros.copy()
-        for position, each in self._given(value):
-            values[position] = each
-        return values
-
-    @functools.cached_property
-    def _zeros(self) -> list[Any]:
-        return list(self.decode(bytes(self.size)))
-
-    def _first_misfit(self, values: list[Any]) -> Misfit:
-        for field, value in zip(self._fields, values, strict=True):
-            try:
-                field.plan.encode(value)
-            except Misfit as misfit:
-                return misfit.inside(f".{field.name}")
-        raise AssertionError("each member fits, but not all")
-
-
-class _Bitwise(_Composite):
-    """A struct with bit-fields, or with members that share bytes, as those of a union do: each is read by itself."""
-
-    def __init__(self, fields: list[Field], size: int, make: _Make, objects: int) -> None:
-        super().__init__(fields, size, make, objects)
-        self._alone = _alone(fields)
-
-    def decode(self, data: bytes) -> StructValue:
-        return self._make([field.plan.decode(data[field.start : field.stop]) for field in self._fields])
-
-    def encode(self, value: Any) -> bytes:
-        data, written = bytearray(self.size), bytearray(self.size)
-        for position, each in self._given(value):
-            field = self._fields[position]
-            try:
-                piece = field.plan.encode(each)
-                if position in self._alone:
-                    data[field.start : field.stop] = piece
-                    continue
-                if _bits(written, field) & (_bits(data, field) ^ _whole(piece)) & _whole(field.plan.used):
-                    raise Misfit(
-                        f"{each!r} contradicts another member that has the same bytes: give a dict of what to set"
-                    )
-            except Misfit as misfit:
-                raise misfit.inside(f".{field.name}") from None
-            _merge(data, field, piece)
-            _merge(written, field, field.plan.used)
-        return bytes(data)
-
-
-def _alone(fields: list[Field]) -> set[int]:
-    """The positions of the members that share no byte with another."""
-    found: set[int] = set()
-    after, last = 0, -1
-    for position in sorted(range(len(fields)), key=lambda position: fields[position].start):
-        field = fields[position]
-        if field.start >= after:
-            found.add(position)
-        else:
-            found.discard(last)
-        if field.stop > after:
-            after, last = field.stop, position
-    return found
-
-
-def _whole(data: "bytes | bytearray") -> int:
-    return int.from_bytes(data, sys.byteorder)
-
-
-def _bits(data: bytearray, field: Field) -> int:
-    return _whole(data[field.start : field.stop])
-
-
-def _merge(data: bytearray, field: Field, piece: bytes) -> None:
-    """Sets the piece's bits in the field's place."""
-    merged = _bits(data, field) | _whole(piece)
-    data[field.start : field.stop] = merged.to_bytes(field.plan.size, sys.byteorder)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rawbpf import BTF, Queue, RingBuffer, Stack
+from rawbpf import BTF, Queue, RingBuffer
 from rawbpf.btf.reader import Btf, Member
 from rawbpf.btf.writer import Builder
 from rawbpf.values.btf_codec import BtfCodec
@@ -233,7 +233,7 @@ def test_rows_of_another_size(kind):
 
 
 def test_without_numpy():
-    """numpy is imported when a dtype is asked for and not before; where it is missing the error says what to install."""
+    """numpy is imported when a dtype is asked for and not before; without it the error says what to install."""
     code = """
 import sys
 import rawbpf.values.numpy_dtype as under_test
