@@ -32,6 +32,7 @@ def test_each_benchmark_prints_its_tables() -> None:
         "import rawbpf",
         "8-byte values, elements a call",
         "times faster than the C loop",
+        "records, 4096 a call",
         "pop_into, elements a call",
         "bulk.BREAK_EVEN",
         "in_kernel.VALUE_SIZE_MAX",

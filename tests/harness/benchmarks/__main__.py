@@ -3,12 +3,25 @@
 import argparse
 from pathlib import Path
 
-from tests.harness.benchmarks import breakeven, bulk, doors, measure, plot, processes, single, soak, start, threads
+from tests.harness.benchmarks import (
+    breakeven,
+    bulk,
+    doors,
+    measure,
+    plot,
+    processes,
+    records,
+    single,
+    soak,
+    start,
+    threads,
+)
 
 BENCHMARKS = {
     "single": single.run,
     "doors": doors.run,
     "bulk": bulk.run,
+    "records": records.run,
     "start": start.run,
     "breakeven": breakeven.run,
     "threads": threads.run,
