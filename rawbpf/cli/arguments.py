@@ -65,6 +65,18 @@ def _number_of(name: str, kind: str, look_up: Callable[[str], int]) -> int:
         raise argparse.ArgumentTypeError(f"there is no {kind} {name!r}") from None
 
 
+def address(text: str) -> tuple[str, int]:
+    """Address and port of PORT, ADDR:PORT or [ADDR]:PORT; this machine alone if no address is given."""
+    host, _, port = text.rpartition(":")
+    try:
+        number = int(port)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form PORT or ADDR:PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", number
+
+
 def assignment(text: str) -> tuple[str, str]:
     """NAME=VALUE."""
     name, equals, value = text.partition("=")
@@ -165,6 +177,21 @@ def add_drain_arguments(command: argparse.ArgumentParser) -> None:
 def add_watch_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--interval", type=seconds, default=1.0, metavar="S", help="seconds between two looks (1)")
     command.add_argument("--count", type=count, metavar="N", help="end after so many looks")
+
+
+def add_metrics_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "maps", metavar="MAP", nargs="*", help="a pin's path, id:294, or name:events; all, unless named"
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument(
+        "--listen", type=address, metavar="[ADDR:]PORT", help="answer Prometheus at /metrics (127.0.0.1)"
+    )
+    where.add_argument("--output", metavar="FILE", help="replace this file, for node_exporter's textfile collector")
+
+
+def add_top_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--interval", type=seconds, default=1.0, metavar="S", help="seconds between two looks (1)")
 
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:

@@ -12,13 +12,13 @@ from typing import Any, TextIO
 
 from rawbpf.observe.wording import escaped
 
-BOLD, DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 def say(text: object = "", style: str = "") -> None:
     """Prints text on stdout; on a terminal in this style."""
     shown = escaped(str(text))
-    print(f"{style}{shown}{_PLAIN}" if style and has_colour(sys.stdout) else shown, flush=True)
+    print(f"{style}{shown}{PLAIN}" if style and has_colour(sys.stdout) else shown, flush=True)
 
 
 def say_table(header: list[str], rows: list[list[str]], right: Iterable[str] = ()) -> None:
@@ -75,3 +75,8 @@ def redraw(text: str, file: TextIO, end: str = "") -> None:
 def has_colour(file: TextIO) -> bool:
     """Whether to use colours: on a terminal, unless NO_COLOR is set or the terminal is a dumb one."""
     return file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def fills_screens(file: TextIO) -> bool:
+    """Whether it is a terminal that obeys escape sequences."""
+    return file.isatty() and os.environ.get("TERM", "dumb") != "dumb"

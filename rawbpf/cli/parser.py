@@ -75,6 +75,18 @@ COMMANDS = {
         "rawbpf watch name:events",
         (_MAP, arguments.add_watch_arguments, _JSON),
     ),
+    "top": Command(
+        tool_commands.run_top,
+        "show all maps live: how full they are, and what comes and goes",
+        "rawbpf top --interval 0.5",
+        (arguments.add_top_arguments,),
+    ),
+    "metrics": Command(
+        tool_commands.run_metrics,
+        "print metrics for Prometheus, or serve them",
+        "rawbpf metrics --listen 9435",
+        (arguments.add_metrics_arguments,),
+    ),
     "freeze": Command(
         map_commands.run_freeze,
         "end push and pop from user space for good",

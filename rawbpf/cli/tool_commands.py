@@ -1,4 +1,4 @@
-"""The commands that are about bpf(2) itself or about this program: doctor, explain, tour, completion."""
+"""The commands whose code is imported only when they run: doctor, explain, tour, metrics, top; and completion."""
 
 import argparse
 from typing import Any
@@ -34,6 +34,18 @@ def run_tour(options: argparse.Namespace) -> int:
     from rawbpf.cli import tour
 
     return tour.main(options.simulate, options.step)
+
+
+def run_metrics(options: argparse.Namespace) -> int:
+    from rawbpf.cli import metrics
+
+    return metrics.run(options)
+
+
+def run_top(options: argparse.Namespace) -> int:
+    from rawbpf.cli import top
+
+    return top.run(options.interval)
 
 
 def run_completion(options: argparse.Namespace) -> int:

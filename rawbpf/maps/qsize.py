@@ -91,6 +91,7 @@ class Inspector:
 
     # Absent from the object's __dict__ until it is made: so two threads can't both set it.
     _counter: "Program | None" = None
+    _looking: "tuple[MappedArray, Program] | None" = None
 
     def __init__(self, m: "CData", info: syscall.MapInfo) -> None:
         self._map = m
@@ -128,6 +129,27 @@ class Inspector:
         filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
         elements = [ring[slot * size : (slot + 1) * size] for slot in filled]
         return elements if self._info.type == MapType.BPF_MAP_TYPE_QUEUE else elements[::-1]
+
+    def positions(self) -> tuple[int, int]:
+        """The ring's head and tail now: the slots that are pushed and popped next."""
+        looking = self._looking
+        if looking is None:
+            made = self._looker()
+            looking = self.__dict__.setdefault("_looking", made)
+            if looking is not made:
+                made[1].close()
+        memory, program = looking
+        # A length of 0: nothing is copied.
+        self._run(program)
+        head, tail = struct.unpack_from("=II", memory.view, _HEAD)
+        return head, tail
+
+    def _looker(self) -> "tuple[MappedArray, Program]":
+        with (
+            own_descriptor(self._map, Cmd.BPF_PROG_LOAD, syscall.describe(self._info)) as fd,
+            MappedArray(_DATA + 8, "rawbpf_looks", "the memory for a map's positions") as memory,
+        ):
+            return memory, _load(_copying(fd, memory.fileno(), 8), "rawbpf_looks")
 
     def _simulated(self, look: "Callable[[int], T]") -> T:
         with own_descriptor(self._map, Cmd.BPF_PROG_LOAD, syscall.describe(self._info)) as fd:
@@ -167,9 +189,11 @@ class Inspector:
         return retval
 
     def close(self) -> None:
-        """Gives the program back."""
+        """Gives the programs back."""
         if self._counter is not None:
             self._counter.close()
+        if self._looking is not None:
+            self._looking[1].close()
 
 
 def _counting(map_fd: int) -> list[Item]:
