@@ -37,6 +37,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def half_a_second(text: str) -> float:
+    """A number of seconds, at least a half."""
+    number = seconds(text)
+    if number < 0.5:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than 0.5: maps would be kept alive by being looked at")
+    return number
+
+
 def file_mode(text: str) -> int:
     """A file's mode in octal digits."""
     if not re.fullmatch("0?[0-7]{3}", text):
@@ -191,7 +199,9 @@ def add_metrics_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_top_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--interval", type=seconds, default=1.0, metavar="S", help="seconds between two looks (1)")
+    command.add_argument(
+        "--interval", type=half_a_second, default=1.0, metavar="S", help="seconds between two looks, at least 0.5 (1)"
+    )
 
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:

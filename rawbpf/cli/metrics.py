@@ -6,7 +6,6 @@ The kernel counts neither pushes nor pops nor what was overwritten, so no counte
 buffer it keeps how many bytes were ever written and read.
 """
 
-import argparse
 import os
 import re
 import stat
@@ -89,16 +88,13 @@ FAMILIES = (
 _ERRORS = Family("rawbpf_metrics_errors", "gauge", "Maps that could not be opened or looked into.", lambda seen: None)
 
 
-def run(options: argparse.Namespace) -> int:
-    if options.listen is not None:
-        from rawbpf.cli.metrics_server import serve
-
-        return serve(options.maps, *options.listen)
-    if options.output is not None:
-        _check_replaceable(options.output)
-    text, errors = scrape(options.maps)
-    if options.output is not None:
-        _replace(options.output, text)
+def run(specs: list[str], output: str | None) -> int:
+    """Prints the metrics, or replaces the file `output`."""
+    if output is not None:
+        _check_replaceable(output)
+    text, errors = scrape(specs)
+    if output is not None:
+        _replace(output, text)
     else:
         say(text.removesuffix("\n"))
     if errors:
@@ -192,7 +188,7 @@ def _escaped(value: str) -> str:
 
 
 def _check_replaceable(path: str) -> None:
-    """Raises UsageError for what is there and no regular file: a new file in the place of /dev/null would take that from
+    """Raises UsageError for what is there and no regular file: a file in the place of /dev/null would take that from
     everybody, and one in the place of a symbolic link would part it from what it leads to."""
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         raise UsageError(f"--output replaces a regular file, and {path} is something else")

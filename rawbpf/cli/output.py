@@ -72,6 +72,12 @@ def redraw(text: str, file: TextIO, end: str = "") -> None:
     print(f"\r{escaped(text)}\x1b[K", end=end, file=file, flush=True)
 
 
+def control(text: str) -> None:
+    """Writes escape sequences to a terminal, and text between them that is escaped already."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def has_colour(file: TextIO) -> bool:
     """Whether to use colours: on a terminal, unless NO_COLOR is set or the terminal is a dumb one."""
     return file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

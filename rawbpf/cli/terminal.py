@@ -2,7 +2,6 @@
 
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -10,6 +9,7 @@ import tty
 from contextlib import suppress
 from typing import Any
 
+from rawbpf.cli.output import control
 from rawbpf.cli.stop_signals import StopSignals
 
 _ENTER = "\x1b[?1049h\x1b[?25l"
@@ -49,26 +49,29 @@ class Screen:
         if self._keys is not None:
             self._before = termios.tcgetattr(self._keys)
             tty.setcbreak(self._keys)
-        _write(_ENTER)
+        control(_ENTER)
 
     def _give_back(self) -> None:
         if self._keys is not None and self._before:
             termios.tcsetattr(self._keys, termios.TCSADRAIN, self._before)
-        _write(_LEAVE)
+        control(_LEAVE)
 
     def _suspend(self, number: int, frame: object) -> None:
         self._suspended = True
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines, now."""
-        columns, lines = shutil.get_terminal_size()
-        return columns, lines
+        """Columns and lines, now. (shutil.get_terminal_size() would believe COLUMNS and LINES, which stay the same.)"""
+        with suppress(OSError):
+            columns, lines = os.get_terminal_size(sys.stdout.fileno())
+            if columns and lines:
+                return columns, lines
+        return 80, 24
 
     def draw(self, lines: list[str]) -> None:
-        """Shows lines, which must fit, in the place of those before."""
+        """Shows lines, which must fit and be escaped, in the place of those before."""
         shown = "".join(f"{line}\x1b[K\r\n" for line in lines[:-1])
-        _write(f"\x1b[H{shown}{lines[-1]}\x1b[K\x1b[J")
+        control(f"\x1b[H{shown}{lines[-1]}\x1b[K\x1b[J")
 
     def key(self, seconds: float) -> str:
         """Waits for a key; "" if none came."""
@@ -85,8 +88,3 @@ class Screen:
             # The terminal hung up.
             self.stop.received = self.stop.received or signal.SIGHUP
         return typed[:1].decode("ascii", "replace")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -37,9 +37,13 @@ def run_tour(options: argparse.Namespace) -> int:
 
 
 def run_metrics(options: argparse.Namespace) -> int:
+    if options.listen is not None:
+        from rawbpf.cli import metrics_server
+
+        return metrics_server.serve(options.maps, *options.listen)
     from rawbpf.cli import metrics
 
-    return metrics.run(options)
+    return metrics.run(options.maps, options.output)
 
 
 def run_top(options: argparse.Namespace) -> int:

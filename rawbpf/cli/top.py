@@ -1,13 +1,13 @@
 """`rawbpf top`: all queues, stacks and ring buffers live: how full each is, and what comes and goes.
 
-The maps are looked at twenty times a second, and listed anew after each interval. No longer than that they are held
-open: a map that nobody else has any more is freed then, as it would be without us.
+A map is opened for the moment of a look, because whoever holds it keeps it alive. So does the program that looks, for
+as long as the kernel takes to free it: some tenths of a second, which two looks must be apart.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from rawbpf.cli.errors import DONE
@@ -15,13 +15,8 @@ from rawbpf.cli.output import BOLD, DIM, PLAIN, fills_screens, has_colour, say, 
 from rawbpf.cli.terminal import Screen
 from rawbpf.maps.listing import list_maps
 from rawbpf.maps.positions import TYPES, Look, look, moved, open_to_look
-from rawbpf.maps.queue_stack import QueueOrStack
-from rawbpf.maps.ring_buffer import RingBuffer
 from rawbpf.observe.wording import counted, escaped
 from rawbpf.syscall.errors import NotFound
-
-# Seconds between two looks at a map: what goes round its ring in that time is not seen.
-_LOOK_EVERY = 0.05
 
 _GREEN, _YELLOW, _RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
 
@@ -29,6 +24,9 @@ _HEADER = ["ID", "TYPE", "NAME", "", "ELEMENTS", "IN/S", "OUT/S"]
 _WIDTHS = [6, 7, 15, 0, 13, 7, 7]
 _RIGHT = {"ID", "ELEMENTS", "IN/S", "OUT/S"}
 _BAR_MAX = 60
+
+# How often it is looked whether a signal came, or the terminal has another size, in seconds.
+_KEYS_EVERY = 0.1
 
 
 class Row(NamedTuple):
@@ -62,107 +60,71 @@ _ORDERS: dict[str, tuple[str, Callable[[Row], Any]]] = {
 _FOOTER = "q quit | sort by f fill, r rate, n name, i id | IN and OUT: at least so many"
 
 
-class _Watched:
-    """A map that is looked at again and again."""
-
-    def __init__(self, m: "QueueOrStack[Any] | RingBuffer[Any]") -> None:
-        self._map = m
-        self._info = m.info()
-        self._last: Look | None = None
-        self._came = self._went = 0
-        self._hidden = False
-
-    def look(self) -> None:
-        if self._hidden:
-            return
-        try:
-            now = look(self._map)
-        except OSError:
-            # It takes CAP_PERFMON, and a kernel with BTF.
-            self._hidden = True
-            return
-        if self._last is not None:
-            came, went = moved(self._map, self._last, now)
-            self._came += came
-            self._went += went
-        self._last = now
-
-    def row(self, seconds: float) -> Row:
-        size = None if self._last is None else self._last.size
-        known = size is not None and seconds > 0
-        return Row(
-            self._info.id,
-            self._info.type.name.removeprefix("BPF_MAP_TYPE_").lower(),
-            self._info.name,
-            size,
-            self._info.max_entries,
-            self._came / seconds if known else None,
-            self._went / seconds if known else None,
-        )
+# When a map was looked at, and what was seen, by its id.
+_Looks = dict[int, tuple[float, Look]]
 
 
-def _rows(seconds: float, wait: Callable[[float], bool]) -> list[Row]:
-    """The maps there are, looked at for so long; wait() pauses, and says whether to go on."""
-    with ExitStack() as stack:
-        watched = [_Watched(stack.enter_context(m)) for m in _maps()]
-        began = time.monotonic()
-        passed = 0.0
-        while True:
-            for each in watched:
-                each.look()
-            if passed >= seconds or not wait(min(_LOOK_EVERY, seconds - passed)):
-                return [each.row(passed) for each in watched]
-            passed = time.monotonic() - began
-
-
-def _maps() -> Iterator[Any]:
+def _rows(before: _Looks) -> tuple[list[Row], _Looks]:
+    """The maps there are, and the looks at them, from which the next call takes what came and went since."""
+    rows: list[Row] = []
+    looks: _Looks = {}
     for info in list_maps(*TYPES):
+        seen = came = went = None
         # It may have been freed since it was listed.
-        with suppress(NotFound):
-            yield open_to_look(f"id:{info.id}")
+        with suppress(NotFound), open_to_look(f"id:{info.id}") as m:
+            # Looking takes CAP_PERFMON, and a kernel with BTF.
+            with suppress(OSError):
+                seen, now = look(m), time.monotonic()
+                looks[info.id] = now, seen
+                if (last := before.get(info.id)) is not None:
+                    came, went = (number / (now - last[0]) for number in moved(m, last[1], seen))
+            kind = info.type.name.removeprefix("BPF_MAP_TYPE_").lower()
+            size = None if seen is None else seen.size
+            rows.append(Row(info.id, kind, info.name, size, info.max_entries, came, went))
+    return rows, looks
 
 
 def run(interval: float) -> int:
     """The screen, until q or a signal; where stdout is no terminal, one table."""
     if not fills_screens(sys.stdout):
-        _say_table(_rows(interval, _sleep))
+        _, looks = _rows({})
+        time.sleep(interval)
+        _say_table(_rows(looks)[0])
         return DONE
     # What is refused is said before the screen is ours.
-    view = _View(_rows(0, _sleep))
+    rows, looks = _rows({})
     with Screen() as screen:
-        view.show(screen)
-        while not (screen.stop.received or view.left):
-            view.rows = _rows(interval, lambda seconds: view.wait(screen, seconds))
-            view.show(screen)
+        view = _View(screen, rows)
+        while view.wait(interval):
+            view.rows, looks = _rows(looks)
+            view.show()
     return DONE
-
-
-def _sleep(seconds: float) -> bool:
-    time.sleep(seconds)
-    return True
 
 
 class _View:
     """What is on the screen, and how it is sorted."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, screen: Screen, rows: list[Row]) -> None:
         self.rows = rows
-        self.left = False
+        self._screen = screen
         self._order = "f"
-        self._size = (0, 0)
+        self.show()
 
-    def wait(self, screen: Screen, seconds: float) -> bool:
-        """Waits for a key, and does what it says; False if that is the end."""
-        key = screen.key(seconds).lower()
-        self.left = self.left or key == "q"
-        if key in _ORDERS:
-            self._order = key
-        if key or screen.size != self._size:
-            self.show(screen)
-        return not (self.left or screen.stop.received)
+    def wait(self, seconds: float) -> bool:
+        """Does what keys say for so long; False if that is to end it."""
+        end = time.monotonic() + seconds
+        while not self._screen.stop.received and (left := end - time.monotonic()) > 0:
+            key = self._screen.key(min(left, _KEYS_EVERY)).lower()
+            if key == "q":
+                return False
+            if key in _ORDERS:
+                self._order = key
+            if key or self._screen.size != self._size:
+                self.show()
+        return not self._screen.stop.received
 
-    def show(self, screen: Screen) -> None:
-        self._size = width, height = screen.size
+    def show(self) -> None:
+        self._size = width, height = self._screen.size
         rows = sorted(self.rows, key=_ORDERS[self._order][1])
         room = max(height - 3, 1)
         more = len(rows) - room + 1 if len(rows) > room else 0
@@ -170,7 +132,7 @@ class _View:
         order = f"sorted by {_ORDERS[self._order][0]}"
         maps = counted(len(rows), "map")
         full = sum(row.full >= 1 for row in rows)
-        screen.draw(
+        self._screen.draw(
             [
                 _styled(f"rawbpf top   {maps}, {full} full, {order}"[:width], BOLD, colour),
                 _styled(_line(_HEADER, width), BOLD, colour),
@@ -191,7 +153,9 @@ def _row_line(row: Row, width: int, colour: bool) -> str:
 
 def _cells(row: Row, bar: str) -> list[str]:
     elements = f"{'?' if row.size is None else _short(row.size)}/{_short(row.room)}"
-    rates = ["?" if rate is None else _short(rate) for rate in (row.came, row.went)]
+    # At the first look there is no rate yet.
+    unknown = "?" if row.size is None else ""
+    rates = [unknown if rate is None else _short(rate) for rate in (row.came, row.went)]
     return [str(row.id), row.type, escaped(row.name), bar, elements, *rates]
 
 
