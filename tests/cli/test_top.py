@@ -236,7 +236,7 @@ def test_one_plain_table(maps):
     q, _ = maps
     printed = run("top", "--interval", "0.5")
     assert "\x1b" not in printed
-    assert re.search(rf"^ *{q.id}  queue +{PREFIX}queue +75%  150K/200K +0 +0$", printed, re.MULTILINE)
+    assert re.search(rf"^ *{q.id}  queue +{PREFIX}queue +75% +150K/200K +0 +0$", printed, re.MULTILINE)
 
 
 def test_rates(maps):
