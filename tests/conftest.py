@@ -16,6 +16,7 @@ and that some tool is not "installed".
 """
 
 import functools
+import importlib
 import os
 import platform
 import shutil
@@ -271,6 +272,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return target
 
     return compile_one
+
+
+def needs_extra(module: str, package: str) -> Any:
+    """A module that README's test command does not install. Without it the test skips, and with RAWBPF_REQUIRE_EXTRAS=1,
+    which says that all of rawbpf[test-all] is there, it fails."""
+    if os.environ.get("RAWBPF_REQUIRE_EXTRAS") == "1":
+        return importlib.import_module(module)
+    return pytest.importorskip(module, reason=f"{package} is not installed: it comes with rawbpf[test-all]")
 
 
 def needs_clang() -> None:

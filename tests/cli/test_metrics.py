@@ -14,13 +14,13 @@ import pytest
 from rawbpf import Hash, Queue, RingBuffer, Stack
 from rawbpf.cli import metrics
 from tests.cli.command import COMMAND, run
-from tests.conftest import IS_ROOT
+from tests.conftest import IS_ROOT, needs_extra
 from tests.maps.ring_producer import Producer
 
-pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: pip install -e '.[test-all]'")
-
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text_format
+parse_openmetrics, parse_text_format = (
+    needs_extra(f"prometheus_client.{name}", "prometheus-client").text_string_to_metric_families
+    for name in ("openmetrics.parser", "parser")
+)
 
 pytestmark = [
     pytest.mark.creates,

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from rawbpf import Queue, Stack
-from tests.conftest import SECONDS, SLOWNESS, TOOLS_REQUIRED
+from tests.conftest import SECONDS, SLOWNESS, TOOLS_REQUIRED, needs_extra
 
-redis = pytest.importorskip("redis", reason="the redis package is not installed: pip install -e '.[test-all]'")
+redis = needs_extra("redis", "redis")
 
 pytestmark = [
     pytest.mark.creates,

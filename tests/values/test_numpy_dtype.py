@@ -18,11 +18,11 @@ from rawbpf.btf.writer import Builder
 from rawbpf.values.btf_codec import BtfCodec
 from rawbpf.values.codecs import StructFormat, codec_for
 from rawbpf.values.numpy_dtype import dtype_of
-from tests.conftest import examples
+from tests.conftest import examples, needs_extra
 from tests.maps.ring_producer import Producer
 from tests.values.test_map_btf import described_types, random_composite
 
-np = pytest.importorskip("numpy", reason="numpy is not installed")
+np = needs_extra("numpy", "numpy")
 
 
 class Inner(ctypes.Structure):
