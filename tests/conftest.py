@@ -275,7 +275,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def needs_extra(module: str, package: str) -> Any:
-    """A module that README's test command does not install. Without it the test skips, and with RAWBPF_REQUIRE_EXTRAS=1,
+    """A module that README's test command does not install. Without it the test skips; with RAWBPF_REQUIRE_EXTRAS=1,
     which says that all of rawbpf[test-all] is there, it fails."""
     if os.environ.get("RAWBPF_REQUIRE_EXTRAS") == "1":
         return importlib.import_module(module)

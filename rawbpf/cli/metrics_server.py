@@ -2,6 +2,7 @@
 
 import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 
 from rawbpf.cli.errors import DONE, as_text
 from rawbpf.cli.metrics import scrape
@@ -49,7 +50,6 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """GET /metrics."""
 
-    server: Server
     timeout = _PATIENCE
     protocol_version = "HTTP/1.1"
 
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/metrics":
             self._answer(404, _PLAIN_TEXT, "the metrics are at /metrics\n")
             return
-        self._answer(*self.server.scrape())
+        self._answer(*cast(Server, self.server).scrape())
 
     def _answer(self, status: int, content_type: str, text: str) -> None:
         body = text.encode("utf-8", "backslashreplace")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rawbpf.values.plans import INLINE, INT_CODES, MOST_ITEMS, Bits, Misfit, Plan, Source, sequence
+from rawbpf.values.plans import INLINE, INT_CODES, MOST_ITEMS, Bits, Decode, Misfit, Plan, Source, sequence
 from rawbpf.values.struct_value import struct_class
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class _Bytewise(_Composite):
         self._flat = all(field.plan.is_plain for field in fields)
 
     @functools.cached_property
-    def decode(self) -> Callable[[bytes], Any]:
+    def decode(self) -> Decode:
         if not self._flat:
             return super().decode
         unpack, make = self._members.unpack, self._make

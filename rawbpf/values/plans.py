@@ -20,7 +20,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from itertools import starmap
 from operator import index
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rawbpf.values.codecs import Scalars
 
@@ -47,6 +47,12 @@ class Misfit(Exception):
     def inside(self, part: str) -> "Misfit":
         self.path = part + self.path
         return self
+
+
+class Decode(Protocol):
+    """A function that reads one value of its bytes."""
+
+    def __call__(self, data: bytes) -> Any: ...
 
 
 class Source:
@@ -125,7 +131,7 @@ class Plan:
         return type(self) is Plan and self.unfold is None
 
     @functools.cached_property
-    def decode(self) -> Callable[[bytes], Any]:
+    def decode(self) -> Decode:
         """The function that reads one value."""
         layout, make = self._compiled
         unpack = layout.unpack

@@ -301,7 +301,10 @@ def test_random_ctypes_structures(rng):
         return
     if ctypes.sizeof(kind) == 0:
         return
-    theirs = np.dtype(kind)
+    try:
+        theirs = np.dtype(kind)
+    except ValueError:
+        return  # numpy itself takes no array of structures that have no size
     assert dtype.itemsize == theirs.itemsize == ctypes.sizeof(kind)
     assert [(name, at) for name, (_, at, *_) in dtype.fields.items()] == [
         (name, at) for name, (_, at, *_) in theirs.fields.items()
