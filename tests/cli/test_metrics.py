@@ -49,12 +49,10 @@ def maps(bpf_folder):
 
 
 def samples(text, parse=parse_openmetrics):
-    """{(sample, name of the map): value} of a text that the parser takes."""
-    return {
-        (sample.name, sample.labels.get("name", "")): sample.value
-        for family in parse(text)
-        for sample in family.samples
-    }
+    """{(sample, name of the map): value} of a text that the parser takes, and that has no sample twice."""
+    found = [sample for family in parse(text) for sample in family.samples]
+    assert len({(sample.name, tuple(sample.labels.items())) for sample in found}) == len(found)
+    return {(sample.name, sample.labels.get("name", "")): sample.value for sample in found}
 
 
 EXPECTED = {
