@@ -7,6 +7,7 @@ from contextlib import suppress
 from rawbpf.cli import pins
 from rawbpf.maps.listing import list_maps
 from rawbpf.observe.wording import escaped
+from rawbpf.syscall.errors import errno_name
 
 SCRIPTS = {
     # bash splits words at colons, so the words are taken from the line, and what precedes the colon is cut off again.
@@ -99,8 +100,11 @@ def _maps() -> Iterator[str]:
 
 def _bpf_commands() -> Iterator[str]:
     from rawbpf.abi import Cmd
+    from rawbpf.observe import pages
 
-    return (name.removeprefix("BPF_").lower() for name in Cmd.__members__)
+    yield from (name.removeprefix("BPF_").lower() for name in Cmd.__members__)
+    yield from pages.WORDS
+    yield from sorted({errno_name(number) for cmd in Cmd for number in pages.errors_of(cmd)})
 
 
 # What may stand for an argument, by what the help calls it.

@@ -119,8 +119,8 @@ COMMANDS = {
     ),
     "explain": Command(
         tool_commands.run_explain,
-        "draw a bpf(2) command's attr, byte by byte",
-        "rawbpf explain map_update_elem",
+        "say what a bpf(2) command or an errno means: layout, rules, privileges, errors",
+        "rawbpf explain push; rawbpf explain E2BIG",
         (arguments.add_explain_arguments,),
     ),
     "tour": Command(

@@ -49,8 +49,7 @@ def explain(cmd: SupportsIndex | str, attr: "CData | Buffer | None" = None, size
         return "\n".join(pages.describe_errno(cmd.upper()))
     command = command_of(cmd)
     if attr is None:
-        of_a_queue = cmd in ("create", "push", "peek", "pop")
-        about = MapType.BPF_MAP_TYPE_QUEUE if of_a_queue else None
+        about = MapType.BPF_MAP_TYPE_QUEUE if cmd in pages.OF_QUEUES else None
         return "\n".join([draw(command, None, None), *pages.describe(command, about)])
     foreign = isinstance(attr, (bytes, bytearray, memoryview))
     data = _bytes_of(attr)[:size]

@@ -7,11 +7,13 @@ from (syscall/meanings.py).
 
 import errno
 import inspect
+import itertools
 import textwrap
 from collections.abc import Iterator
 
 from rawbpf import syscall
 from rawbpf.abi import ENOTSUPP, Cmd, MapType
+from rawbpf.observe.field_rules import ATTR, RULES, errnos_in
 from rawbpf.syscall import meanings
 from rawbpf.syscall.errors import errno_name, strerror
 
@@ -21,6 +23,9 @@ WORDS = {
     "push": Cmd.BPF_MAP_UPDATE_ELEM,
     "peek": Cmd.BPF_MAP_LOOKUP_ELEM,
     "pop": Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM,
+    "delete": Cmd.BPF_MAP_DELETE_ELEM,
+    "next": Cmd.BPF_MAP_GET_NEXT_KEY,
+    "list": Cmd.BPF_MAP_GET_NEXT_ID,
     "freeze": Cmd.BPF_MAP_FREEZE,
     "pin": Cmd.BPF_OBJ_PIN,
     "open": Cmd.BPF_OBJ_GET,
@@ -28,99 +33,49 @@ WORDS = {
     "load": Cmd.BPF_PROG_LOAD,
     "run": Cmd.BPF_PROG_TEST_RUN,
     "attach": Cmd.BPF_LINK_CREATE,
+    "detach": Cmd.BPF_LINK_DETACH,
+    "replace": Cmd.BPF_LINK_UPDATE,
+    "query": Cmd.BPF_PROG_QUERY,
+    "token": Cmd.BPF_TOKEN_CREATE,
+    "stats": Cmd.BPF_ENABLE_STATS,
 }
 
-_ELEMENT_KEY = "NULL for queues and stacks (EINVAL); else the address of key_size bytes (EFAULT)"
-_VALUE_OUT = "where the kernel writes value_size bytes, whatever the buffer's length; of a per-CPU map more"
-_NO_FLAGS = "0 for queues and stacks (EINVAL)"
-
-# What must hold for a field, and what the kernel answers otherwise.
-RULES: dict[Cmd, dict[str, str]] = {
-    Cmd.BPF_MAP_CREATE: {
-        "map_type": "one that this kernel knows (EINVAL)",
-        "key_size": "0 for queues and stacks (EINVAL)",
-        "value_size": "not 0 (EINVAL); at most KMALLOC_MAX_SIZE, 4 MiB with pages of 4 KiB (E2BIG)",
-        "max_entries": "not 0 (EINVAL). Of queues and stacks not 2**32 - 1, and times value_size below 2**32: the"
-        " kernel does not check either, and the map would be broken",
-        "map_flags": "queues and stacks take BPF_F_NUMA_NODE, BPF_F_RDONLY or BPF_F_WRONLY, BPF_F_RDONLY_PROG or"
-        " BPF_F_WRONLY_PROG, BPF_F_TOKEN_FD (EINVAL)",
-        "numa_node": "counts with BPF_F_NUMA_NODE: a node that is online, or -1 (EINVAL)",
-        "map_name": "at most 15 of [A-Za-z0-9_.], and a NUL (EINVAL)",
-        "map_ifindex": "0 for queues and stacks (EINVAL)",
-        "btf_key_type_id": "of a queue or stack an empty struct, if btf_value_type_id is given (EINVAL)",
-        "btf_value_type_id": "a type of value_size bytes (EINVAL)",
-        "map_extra": "0 but for bloom filters and arenas (EINVAL)",
-        "map_token_fd": "counts with BPF_F_TOKEN_FD; a token that does not delegate this is ignored",
-    },
-    Cmd.BPF_MAP_UPDATE_ELEM: {
-        "map_fd": "open (EBADF), a map's (EINVAL), opened for writing and not frozen (EPERM)",
-        "key": _ELEMENT_KEY,
-        "value": "the address of value_size bytes (EFAULT); of a per-CPU map of more",
-        "flags": "of a push BPF_ANY or BPF_EXIST (EINVAL); of maps with keys also BPF_NOEXIST, BPF_F_LOCK",
-    },
-    Cmd.BPF_MAP_LOOKUP_ELEM: {
-        "map_fd": "open (EBADF), a map's (EINVAL), opened for reading (EPERM)",
-        "key": _ELEMENT_KEY,
-        "value": f"{_VALUE_OUT} (EFAULT)",
-        "flags": _NO_FLAGS,
-    },
-    Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM: {
-        "map_fd": "open (EBADF), a map's (EINVAL), opened for both and not frozen (EPERM)",
-        "key": _ELEMENT_KEY,
-        "value": f"{_VALUE_OUT} (EFAULT, and the element is lost)",
-        "flags": _NO_FLAGS,
-    },
-    Cmd.BPF_MAP_DELETE_ELEM: {"key": "the address of key_size bytes (EFAULT); queues and stacks have none (EINVAL)"},
-    Cmd.BPF_MAP_GET_NEXT_KEY: {
-        "key": "NULL for the first key; queues and stacks have none (EINVAL)",
-        "next_key": "where the kernel writes key_size bytes (EFAULT)",
-    },
-    Cmd.BPF_MAP_FREEZE: {"map_fd": "opened for writing, and not frozen yet (EPERM)"},
-    Cmd.BPF_OBJ_PIN: {
-        "pathname": "in a bpffs (EPERM), its last part new (EEXIST) and without a '.' (EPERM)",
-        "file_flags": "0, or BPF_F_PATH_FD (EINVAL)",
-        "path_fd": "counts with BPF_F_PATH_FD: the folder that a relative path begins at",
-    },
-    Cmd.BPF_OBJ_GET: {
-        "pathname": "a pin (ENOENT, EACCES)",
-        "file_flags": "0, BPF_F_RDONLY or BPF_F_WRONLY, and BPF_F_PATH_FD (EINVAL); what the file's mode allows"
-        " (EACCES)",
-    },
-    Cmd.BPF_OBJ_GET_INFO_BY_FD: {
-        "info_len": "at most a page (E2BIG); the kernel writes how much it filled",
-        "info": "the address of a struct of zeros, but for the addresses and lengths in it that the kernel shall use",
-    },
-    Cmd.BPF_PROG_TEST_RUN: {
-        "data_size_in": "of network programs at least 14 (EINVAL), of type SYSCALL 0",
-        "repeat": "0 or 1 for type SYSCALL",
-    },
-}
+# What the words for queues and stacks say of errors is about these maps alone.
+OF_QUEUES = frozenset({"create", "push", "peek", "pop"})
 
 _WIDTH = 80
 
 
 def describe(cmd: Cmd, about: MapType | None = None) -> Iterator[str]:
     """The lines below the layout; with `about` only the errors of that type of map."""
-    if rules := RULES.get(cmd):
-        yield from ("", "What the fields must be, and what the kernel answers otherwise:")
-        for field, rule in rules.items():
-            yield from _item(field, rule)
-    function = getattr(syscall, cmd.name.removeprefix("BPF_").lower())
-    text = (inspect.getdoc(function) or "").removeprefix(f"{cmd.name}: ")
-    yield from ("", f"rawbpf.syscall.{function.__name__}():")
+    yield from ("", "What the attr and its fields must be, and what the kernel answers otherwise:")
+    for field, rule in {"(attr)": ATTR, **RULES[cmd]}.items():
+        yield from _item(field, rule)
+    text = description(cmd)
+    yield from ("", f"rawbpf.syscall.{cmd.name.removeprefix('BPF_').lower()}():")
     for number, paragraph in enumerate(text.split("\n\n")):
         if number:
             yield ""
         # What its exceptions are follows below, with the kernel's errnos.
         yield from _wrapped(paragraph[:1].upper() + paragraph[1:])
     yield from ("", "Errors:")
-    for (command, number), rows in meanings.BY_COMMAND.items():
-        if command == cmd:
-            for row in _rows_for(rows, about):
-                yield from _item(errno_name(number), _said(row, number))
-    for number, row in meanings.BY_ERRNO.items():
-        if (cmd, number) not in meanings.BY_COMMAND:
+    for number, rows in errors_of(cmd).items():
+        for row in _rows_for(rows, about):
             yield from _item(errno_name(number), _said(row, number))
+
+
+def description(cmd: Cmd) -> str:
+    """What the command's function says of itself."""
+    function = getattr(syscall, cmd.name.removeprefix("BPF_").lower())
+    return (inspect.getdoc(function) or "").removeprefix(f"{cmd.name}: ")
+
+
+def errors_of(cmd: Cmd) -> dict[int, tuple[meanings.Meaning, ...]]:
+    """The errnos that a command answers: those with a meaning of their own for it, then what its fields' rules and its
+    description name."""
+    own = {number: rows for (command, number), rows in meanings.BY_COMMAND.items() if command == cmd}
+    named = errnos_in(" ".join((ATTR, *RULES[cmd].values(), description(cmd))))
+    return own | {number: (row,) for number, row in meanings.BY_ERRNO.items() if number in named and number not in own}
 
 
 def _rows_for(rows: tuple[meanings.Meaning, ...], about: MapType | None) -> list[meanings.Meaning]:
@@ -131,7 +86,7 @@ def _rows_for(rows: tuple[meanings.Meaning, ...], about: MapType | None) -> list
 
 
 def describe_errno(name: str) -> Iterator[str]:
-    """What an errno means for each command that has a meaning of its own for it."""
+    """What an errno means for each command that has a meaning of its own for it, and which others answer it."""
     number = ENOTSUPP if name == "ENOTSUPP" else getattr(errno, name)
     yield f"{name} ({number}): {strerror(number)}"
     for (cmd, error), rows in meanings.BY_COMMAND.items():
@@ -142,6 +97,13 @@ def describe_errno(name: str) -> Iterator[str]:
     if number in meanings.BY_ERRNO:
         yield from ("", "Any other command")
         yield from _wrapped(_said(meanings.BY_ERRNO[number], number))
+    rules = [(cmd, field, rule) for cmd in Cmd for field, rule in RULES[cmd].items() if number in errnos_in(rule)]
+    if rules:
+        yield from ("", "What fields must be, or the command answers it:")
+    for cmd, of_command in itertools.groupby(rules, lambda each: each[0]):
+        yield f"  {cmd.name}"
+        for _, field, rule in of_command:
+            yield from (f"  {line}" for line in _item(field, rule, _WIDTH - 2))
 
 
 def is_errno(name: str) -> bool:
@@ -162,15 +124,19 @@ def _said(row: meanings.Meaning, number: int) -> str:
     what = (row.what or "{subject}: " + strerror(number)).format_map(_DETAILS).replace("it: ", "")
     kinds = sorted(str(each and each.name).removeprefix("BPF_").removeprefix("MAP_TYPE_") for each in row.about)
     shown = ", ".join(kinds[:4]) + (" ..." if len(kinds) > 4 else "")
-    if MapType.BPF_MAP_TYPE_HASH in row.about and MapType.BPF_MAP_TYPE_ARRAY in row.about:
+    # Attach types compare equal to map types with the same number.
+    maps = {each for each in row.about if isinstance(each, MapType)}
+    if {MapType.BPF_MAP_TYPE_HASH, MapType.BPF_MAP_TYPE_ARRAY} <= maps:
         shown = "maps with keys"
-    text = f"{row.error}: {what}" + (f"; {row.hint}" if row.hint else "")
+    # A hint to look at this page is of no use here.
+    hint = "" if "rawbpf explain" in row.hint else row.hint
+    text = f"{row.error}: {what}" + (f"; {hint}" if hint else "")
     return f"{text} ({shown})" if shown else text
 
 
-def _item(name: str, text: str) -> list[str]:
+def _item(name: str, text: str, width: int = _WIDTH) -> list[str]:
     indent = " " * 14
-    return textwrap.wrap(f"  {name:<11} {text}", _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(f"  {name:<11} {text}", width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _wrapped(text: str) -> list[str]:

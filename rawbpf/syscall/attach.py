@@ -69,7 +69,7 @@ def prog_detach(prog_fd: int, target: int, attach_type: int, *, where: str = "")
     """BPF_PROG_DETACH: ends what prog_attach() did; `where` names the target in errors.
 
     Raises NotFound (ENOENT: this program is not attached there), NotPermitted (EPERM), BpfError (EINVAL, EBADF). Needs
-    CAP_NET_ADMIN, for some types CAP_SYS_ADMIN. Linux 4.10. In the kernel: bpf_prog_detach().
+    no capability, only the descriptors (before Linux 5.8 CAP_NET_ADMIN). Linux 4.10. In the kernel: bpf_prog_detach().
     """
     kind = AttachType(attach_type)
     attr = bpf_attr(target_fd=u32("target", target), attach_bpf_fd=check_fd(prog_fd), attach_type=kind)

@@ -165,8 +165,10 @@ class VerifierError(BpfError):
 
 
 def errno_name(error: int) -> str:
-    """The symbol of an errno, the kernel-internal ENOTSUPP (524) included."""
-    return "ENOTSUPP" if error == ENOTSUPP else errno.errorcode.get(error, str(error))
+    """The kernel's symbol for an errno, the kernel-internal ENOTSUPP (524) included."""
+    # Python calls the errno that the kernel calls EOPNOTSUPP by its other name, ENOTSUP.
+    special = {ENOTSUPP: "ENOTSUPP", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+    return special.get(error) or errno.errorcode.get(error, str(error))
 
 
 # What this process, or the system, has too little of at this moment: no judgement on what was asked for.
@@ -204,6 +206,7 @@ def bpf_error(
     if error == errno.EOPNOTSUPP and door.simulated is not None:
         meaning, hint = meanings.Meaning("Unsupported", meaning.what), door.simulated.limits
     details.setdefault("subject", "bpf(2)")
+    details["command"] = cmd.name.removeprefix("BPF_").lower()
     if "max_entries" in details:
         details["entries"] = f"{details['max_entries']} {'entry' if details['max_entries'] == 1 else 'entries'}"
     path = details.get("path")

@@ -57,6 +57,8 @@ _NO_INDEX = Meaning(
 _CANT = Meaning("Unsupported", "{subject}: this type of map can't do that")
 _CANT_TRACE = Meaning("Unsupported", "{subject}: this kernel can't be traced there")
 _TAKEN = Meaning("AlreadyExists", "{subject}: something is attached there already", "detach that first")
+_CHANGED = Meaning("BpfError", "{subject}: what is attached there has changed meanwhile", "query it again")
+_LOG_TOO_LARGE = Meaning("BpfError", "{subject}: the log is larger than the buffer for it", "give a larger one")
 _NO_INTERFACE = Meaning("NotFound", "{subject}: there is no such interface")
 
 BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
@@ -167,11 +169,17 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     ),
     (Cmd.BPF_MAP_UPDATE_BATCH, errno.ENOENT): (_NO_KEY,),
     (Cmd.BPF_MAP_DELETE_BATCH, errno.ENOENT): (_NO_KEY,),
-    # Before 6.5; later a second freeze is EPERM.
-    (Cmd.BPF_MAP_FREEZE, errno.EBUSY): (Meaning("NotPermitted", "{subject} is frozen already"),),
+    # The first before 6.5; later a second freeze is EPERM.
+    (Cmd.BPF_MAP_FREEZE, errno.EBUSY): (
+        Meaning("NotPermitted", "{subject} is frozen already, or a process has it mapped for writing"),
+    ),
     (Cmd.BPF_MAP_FREEZE, ENOTSUPP): (Meaning("Unsupported", "{subject}: this type of map can't be frozen"),),
     (Cmd.BPF_MAP_GET_FD_BY_ID, errno.ENOENT): (Meaning("NotFound", "no map has {subject}"),),
-    (Cmd.BPF_MAP_GET_NEXT_ID, errno.ENOENT): (Meaning("NotFound", "no {subject}"),),
+    **{
+        (cmd, errno.ENOENT): (Meaning("NotFound", "{subject}: there is none above start_id"),)
+        for cmd in Cmd
+        if cmd.name.endswith("_GET_NEXT_ID")
+    },
     (Cmd.BPF_OBJ_PIN, errno.EEXIST): (
         Meaning("AlreadyExists", "{path!r} exists", "unlink it first, or choose another"),
     ),
@@ -191,11 +199,19 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     (Cmd.BPF_PROG_LOAD, errno.EACCES): (Meaning("BpfError", "{subject}: the verifier refused it"),),
     # A kernel without a JIT says so of a program that calls its functions; the verifier's log may have why.
     (Cmd.BPF_PROG_LOAD, ENOTSUPP): (Meaning("BpfError", "{subject}: this kernel can't run it"),),
+    (Cmd.BPF_PROG_LOAD, errno.ENOSPC): (_LOG_TOO_LARGE,),
     (Cmd.BPF_PROG_GET_FD_BY_ID, errno.ENOENT): (Meaning("NotFound", "no program has {subject}"),),
     (Cmd.BPF_PROG_TEST_RUN, ENOTSUPP): (
         Meaning("Unsupported", "{subject}: programs of this type can't be run by bpf(2)", "attach it instead"),
     ),
+    (Cmd.BPF_PROG_TEST_RUN, errno.ENOSPC): (
+        Meaning("BpfError", "{subject}: there is less room than the packet or the context needs"),
+    ),
     (Cmd.BPF_PROG_ATTACH, errno.EEXIST): (_TAKEN,),
+    (Cmd.BPF_PROG_ATTACH, errno.ENOENT): (
+        Meaning("NotFound", "{subject}: the program to replace, or the neighbour, is not attached there"),
+    ),
+    (Cmd.BPF_PROG_ATTACH, errno.ESTALE): (_CHANGED,),
     (Cmd.BPF_PROG_ATTACH, errno.EPERM): (
         Meaning("NotPermitted", "{subject}: not permitted", about=_CGROUPS),
         Meaning("NotPermitted", "{subject}: not permitted"),
@@ -203,12 +219,15 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     (Cmd.BPF_PROG_ATTACH, errno.E2BIG): (Meaning("BpfError", "{subject}: no more programs fit there"),),
     (Cmd.BPF_PROG_ATTACH, errno.ENODEV): (_NO_INTERFACE,),
     (Cmd.BPF_PROG_DETACH, errno.ENOENT): (Meaning("NotFound", "{subject}: this program is not attached there"),),
+    (Cmd.BPF_PROG_DETACH, errno.ENODEV): (_NO_INTERFACE,),
+    (Cmd.BPF_PROG_DETACH, errno.ESTALE): (_CHANGED,),
     (Cmd.BPF_PROG_QUERY, errno.ENOSPC): (Meaning("BpfError", "{subject}: more programs than there is room for"),),
     (Cmd.BPF_PROG_QUERY, errno.ENODEV): (_NO_INTERFACE,),
     (Cmd.BPF_PROG_STREAM_READ_BY_FD, errno.ENOENT): (
         Meaning("NotFound", "{subject} has no such stream", "1 is its stdout, 2 its stderr"),
     ),
     (Cmd.BPF_BTF_LOAD, errno.EINVAL): (Meaning("BpfError", "{subject}: this kernel does not take it"),),
+    (Cmd.BPF_BTF_LOAD, errno.ENOSPC): (_LOG_TOO_LARGE,),
     (Cmd.BPF_BTF_GET_FD_BY_ID, errno.ENOENT): (Meaning("NotFound", "no BTF has {subject}"),),
     (Cmd.BPF_RAW_TRACEPOINT_OPEN, errno.ENOENT): (
         Meaning(
@@ -304,6 +323,14 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
         Meaning("Unsupported", "{subject}: this kernel was built without it, or the target does not support it"),
     ),
     (Cmd.BPF_LINK_CREATE, ENOTSUPP): (_CANT_TRACE,),
+    (Cmd.BPF_LINK_CREATE, errno.ESTALE): (_CHANGED,),
+    (Cmd.BPF_LINK_CREATE, errno.EAFNOSUPPORT): (
+        Meaning("BpfError", "{subject}: netfilter.pf is neither IPv4 nor IPv6"),
+    ),
+    (Cmd.BPF_LINK_CREATE, errno.EPROTO): (Meaning("BpfError", "{subject}: there is no such netfilter.hooknum"),),
+    (Cmd.BPF_LINK_CREATE, errno.ERANGE): (
+        Meaning("BpfError", "{subject}: netfilter.priority must be neither the first nor the last"),
+    ),
     (Cmd.BPF_LINK_CREATE, errno.EINVAL): (
         Meaning(
             "BpfError",
@@ -352,13 +379,28 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
 
 # What it means for all the others.
 BY_ERRNO: dict[int, Meaning] = {
-    errno.EPERM: Meaning("NotPermitted", "{subject}: not permitted"),
+    errno.EPERM: Meaning(
+        "NotPermitted",
+        "{subject}: not permitted",
+        "a capability is missing, or the descriptor or the object does not allow it",
+    ),
     errno.EACCES: Meaning("NotPermitted", "{subject}: no access"),
     errno.EBUSY: Meaning("Busy", "{subject} stayed locked", "nothing was done: call again"),
     errno.EBADF: Meaning("BpfError", "{subject}: the descriptor is not open", "somebody else closed it"),
     errno.EMFILE: Meaning("BpfError", "{subject}: this process has no free descriptor", "raise its limit: ulimit -n"),
     errno.ENFILE: Meaning("BpfError", "{subject}: the system has no free descriptor", "sysctl fs.file-max"),
-    errno.EFAULT: Meaning("BpfError", "{subject}: an address in the attr can't be read or written"),
+    errno.EFAULT: Meaning("BpfError", "{subject}: an address in the attr, or the attr's own, can't be read or written"),
+    errno.EINVAL: Meaning(
+        "BpfError",
+        "{subject}: the kernel does not take a field of the attr",
+        "`rawbpf explain {command}` says what each must be",
+    ),
+    errno.E2BIG: Meaning(
+        "BpfError",
+        "{subject}: something is too large or too many, or a field that this kernel does not know is not 0",
+        "`rawbpf explain {command}` says what it can be",
+    ),
+    errno.ENOMEM: Meaning("BpfError", "{subject}: the kernel has no memory for it"),
     ENOTSUPP: Meaning("Unsupported"),
 }
 

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.alike
         (["drain", "id:1", "--fo"], ["--follow", "--format"]),
         (["drain", "--limit", "3", "/nowhere"], []),
         (["explain", "map_fr"], ["map_freeze"]),
+        (["explain", "pee"], ["peek"]),
+        (["explain", "E2"], ["E2BIG"]),
         (["completion", ""], ["bash", "fish", "zsh"]),
         (["nonsense", ""], []),
     ],

@@ -11,6 +11,7 @@ from rawbpf.abi import AttachType, layout
 from rawbpf.abi.door import ffi
 from rawbpf.observe import pages
 from rawbpf.observe.attr_fields import struct_of
+from rawbpf.observe.field_rules import RULES, errnos_in
 from rawbpf.syscall import meanings
 from rawbpf.syscall.errors import errno_name
 
@@ -40,18 +41,24 @@ def test_the_layout_of_a_command():
 
 @pytest.mark.parametrize("cmd", list(Cmd))
 def test_what_a_command_means(cmd):
-    """Below the layout: the rules of fields that it has, its description, and each errno with a meaning of its own."""
+    """Below the layout: a rule for each field, the description with versions and privileges, and the errnos: those with
+    a meaning of their own, and all that the rules and the description name."""
     page = rawbpf.explain(cmd)
     assert all(len(line) <= 80 for line in page.splitlines())
     struct = struct_of(cmd)
     assert struct is not None
-    assert set(pages.RULES.get(cmd, {})) <= {field.name for field in struct.fields}
+    assert set(RULES[cmd]) == {field.name for field in struct.fields}
+    words = " ".join(page.split())
+    assert f"Linux {cmd.since}" in words.partition("():")[2]
+    assert re.search(r"Needs .*(CAP_|capability|permission|file's mode)", words) or "capability" in words
     assert f"rawbpf.syscall.{cmd.name[4:].lower()}():" in page
     assert "In the kernel" in " ".join(page.split())
     listed = page.rpartition("Errors:")[2]
     for command, number in meanings.BY_COMMAND:
         if command == cmd:
             assert f"  {errno_name(number)} " in listed
+    for number in errnos_in(page.rpartition("Errors:")[0]):
+        assert f"  {errno_name(number)} " in listed, errno_name(number)
     assert "{" not in listed
 
 
@@ -71,6 +78,8 @@ def test_an_errno():
     assert text.startswith("E2BIG (7): Argument list too long")
     assert "BPF_MAP_UPDATE_ELEM" in text and "pop first" in text and "BPF_LINK_CREATE" in text
     assert all(len(line) <= 80 for line in text.splitlines())
+    assert "insn_cnt    from 1 to 1,000,000" in text
+    assert "maps with keys" not in text.partition("BPF_LINK_CREATE")[2]
     assert rawbpf.explain("enotsupp").startswith("ENOTSUPP (524)")
     with pytest.raises(ValueError, match="no bpf command 'ENONSENSE'"):
         rawbpf.explain("ENONSENSE")
