@@ -234,9 +234,7 @@ def add_completion_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_explain_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "command", metavar="CMD", help="map_create, its number, a word such as push, or an errno: E2BIG"
-    )
+    command.add_argument("command", metavar="CMD", help="map_create or its number, push or pop, E2BIG")
     command.add_argument("attr", metavar="HEX", nargs="?", help="the attr's bytes in hexadecimal digits")
 
 

@@ -21,7 +21,7 @@ _BTF_LOG_SIZE = 1 << 20
 def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
 
-    Raises BpfError (EINVAL; the hint is the kernel's own words) for what is not BTF, NotPermitted without CAP_BPF.
+    Raises BpfError (EINVAL; the hint is the kernel's own words) for what is not BTF, NotPermitted (EPERM) without CAP_BPF.
     Linux 4.18; with a token 6.9. In the kernel: bpf_btf_load().
     """
     data = ffi.new("char[]", blob)

@@ -324,9 +324,7 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     ),
     (Cmd.BPF_LINK_CREATE, ENOTSUPP): (_CANT_TRACE,),
     (Cmd.BPF_LINK_CREATE, errno.ESTALE): (_CHANGED,),
-    (Cmd.BPF_LINK_CREATE, errno.EAFNOSUPPORT): (
-        Meaning("BpfError", "{subject}: netfilter.pf is neither IPv4 nor IPv6"),
-    ),
+    (Cmd.BPF_LINK_CREATE, errno.EAFNOSUPPORT): (Meaning("BpfError", "{subject}: netfilter.pf is not IPv4 or IPv6"),),
     (Cmd.BPF_LINK_CREATE, errno.EPROTO): (Meaning("BpfError", "{subject}: there is no such netfilter.hooknum"),),
     (Cmd.BPF_LINK_CREATE, errno.ERANGE): (
         Meaning("BpfError", "{subject}: netfilter.priority must be neither the first nor the last"),

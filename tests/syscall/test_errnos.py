@@ -136,8 +136,7 @@ class Lab:
         return fd
 
     def pins(self) -> str:
-        folder = self.stack.enter_context(bpffs_in(self.folder))
-        return folder
+        return self.stack.enter_context(bpffs_in(self.folder))
 
     def path(self, text: str) -> int:
         return self.at(os.fsencode(text) + b"\0")
@@ -373,6 +372,11 @@ def small_name(cmd: Cmd, lab: Lab) -> int:
     return answer(cmd, task_fd_query=query)
 
 
+def token_for_nobody(cmd: Cmd, lab: Lab) -> int:
+    folder = lab.file(lab.pins())
+    return in_a_child(lambda: answer(cmd, token_create={"bpffs_fd": folder}))
+
+
 def netfilter(**place: int) -> Callable[[Cmd, Lab], int]:
     def provoke(cmd: Cmd, lab: Lab) -> int:
         kind = AttachType.BPF_NETFILTER
@@ -463,7 +467,10 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_MAP_CREATE, errno.EBADF): by(
         lambda lab: {
             "map_type": MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS,
-            **{"key_size": 4, "value_size": 4, "max_entries": 1, "inner_map_fd": NOT_OPEN},
+            "key_size": 4,
+            "value_size": 4,
+            "max_entries": 1,
+            "inner_map_fd": NOT_OPEN,
         }
     ),
     (C.BPF_MAP_CREATE, errno.EPERM): lambda cmd, lab: in_a_child(
@@ -515,8 +522,11 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_PROG_TEST_RUN, errno.ENOSPC): by(
         lambda lab: {
             "test": {
-                **{"prog_fd": lab.program(), "data_in": lab.room(), "data_size_in": 32},
-                **{"data_out": lab.room(), "data_size_out": 4},
+                "prog_fd": lab.program(),
+                "data_in": lab.room(),
+                "data_size_in": 32,
+                "data_out": lab.room(),
+                "data_size_out": 4,
             }
         }
     ),
@@ -570,7 +580,7 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (
         C.BPF_PROG_DETACH,
         errno.EPERM,
-    ): "only before Linux 5.8, without CAP_NET_ADMIN: test_to_detach_takes_no_capability",
+    ): "only before Linux 5.8: see test_to_detach_takes_no_capability",
     (C.BPF_PROG_DETACH, errno.ENODEV): by(
         lambda lab: {"target_ifindex": NO_INTERFACE, "attach_bpf_fd": lab.program(3), "attach_type": TCX}
     ),
@@ -611,9 +621,7 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_TOKEN_CREATE, errno.EOPNOTSUPP): by(lambda lab: {"token_create": {"bpffs_fd": lab.file(lab.pins())}}),
     (C.BPF_TOKEN_CREATE, errno.EINVAL): by(lambda lab: {"token_create": {"bpffs_fd": lab.file("/")}}),
     (C.BPF_TOKEN_CREATE, errno.EBADF): by(lambda lab: {"token_create": {"bpffs_fd": NOT_OPEN}}),
-    (C.BPF_TOKEN_CREATE, errno.EPERM): lambda cmd, lab: in_a_child(
-        lambda fd=lab.file(lab.pins()): answer(cmd, token_create={"bpffs_fd": fd})  # type: ignore[misc]
-    ),
+    (C.BPF_TOKEN_CREATE, errno.EPERM): token_for_nobody,
     (C.BPF_TOKEN_CREATE, errno.ENOENT): "tests/maps/test_token.py does it, in a user namespace",
 }
 
