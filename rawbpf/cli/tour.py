@@ -1,8 +1,8 @@
 """The guided tour of the bpf(2) ABI: a queue and a stack at work, call by call.
 
 Each step is a line of Python that is really run. Under it stand what it returned, the system calls that it made, as
-strace would print them, some attrs drawn byte by byte, and what to notice. Where the kernel refuses this process the
-simulated kernel answers instead, and the tour says so.
+strace would print them, with the bytes of each value, some attrs drawn byte by byte, what to notice, and the map's ring
+as it is afterwards. Where the kernel refuses this process the simulated kernel answers instead, and the tour says so.
 """
 
 import io
@@ -11,18 +11,22 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST
-from rawbpf.cli.output import BOLD, DIM, say
+from rawbpf.cli.output import BOLD, DIM, redraw, say
 from rawbpf.maps import bpffs
 from rawbpf.maps.queue_stack import Queue, Stack
+from rawbpf.observe.ring_drawing import draw_ring
 from rawbpf.observe.simulator import NEWEST, simulate
 from rawbpf.observe.tracer import trace
 from rawbpf.syscall.errors import BpfError
 
 WIDTH = 80
+
+# How a line begins that shows the bytes behind an address.
+_POINTED_AT = ("    key -> ", "    value -> ")
 
 
 class Step(NamedTuple):
@@ -38,7 +42,8 @@ _QUEUE = (
         'q = Queue(4, 3, name="tour_queue")',
         "Two calls. The first makes the map. It sends the whole union bpf_attr, though the command reads 92 bytes of "
         "it, and an older kernel fewer: every kernel accepts zeros behind what it knows, up to a page, and answers "
-        "E2BIG to anything else there. key_size is 0: a queue has no keys. The second asks the kernel what it made.",
+        "E2BIG to anything else there. key_size is 0: a queue has no keys. The second asks the kernel what it made. "
+        "Below is the map's ring, as the kernel has it: max_entries slots and one more. Those in parentheses are free.",
         draw=True,
     ),
     Step(
@@ -54,10 +59,17 @@ _QUEUE = (
     ),
     Step(
         'q.push(b"\\x04\\x00\\x00\\x00", BPF_EXIST)',
-        "With BPF_EXIST the push succeeds: the oldest element, 1, is overwritten.",
+        "With BPF_EXIST the push succeeds. The new element went into the free slot, 3, and tail moved on from slot 0: "
+        "the oldest element, 1, is out of the ring. Its bytes are still in slot 0, which is the free one now, until "
+        "the next push writes there.",
     ),
     Step("q.peek()", "To peek is to look an element up, and to leave it there."),
-    Step("q.pop()", "To pop is to look up and delete in one call; Linux 4.20 made it for these maps.", draw=True),
+    Step(
+        "q.pop()",
+        "To pop is to look up and delete in one call; Linux 4.20 made it for these maps. Nothing is erased: tail moves "
+        "on.",
+        draw=True,
+    ),
     Step("q.pop(), q.pop()"),
     Step("q.pop()", "Empty is ENOENT. With a default there is no exception:"),
     Step("q.pop(default=None) is None"),
@@ -67,7 +79,7 @@ _QUEUE = (
 _STACK = (
     Step('s = Stack("<I", 3, name="tour_stack")', "Another map_type, and values of a struct format: integers here."),
     Step("s.push(1); s.push(2); s.push(3); s.push(4, BPF_EXIST)", "A full stack drops its oldest too: the bottom, 1."),
-    Step("s.pop(), s.pop(), s.pop()", "Last in, first out."),
+    Step("s.pop(), s.pop(), s.pop()", "Last in, first out: a stack's pop moves head back."),
     Step("s.close()"),
 )
 
@@ -92,19 +104,23 @@ def main(simulated: bool = False, step: bool = False) -> int:
     """Runs the tour on stdout and returns 0. `simulated`: on the simulated kernel in any case; `step`: wait for a key
     after each step."""
     reason = "as you asked" if simulated else _refusal()
-    with simulate() if reason else nullcontext(None) as kernel:
-        tour = Tour(step)
+    tour = Tour(step)
+    with simulate() if reason else nullcontext(None) as kernel, closing(tour), suppress(Quit):
         tour.say(_where(reason))
-        tour.chapter("A queue: first in, first out. Room for 3 values of 4 bytes.", _QUEUE)
-        tour.chapter("A stack: last in, first out.", _STACK)
-        with _pins(kernel.bpffs if kernel else None) as folder:
-            if folder is None:
-                tour.say("Sharing a map through a pin is left out: mounting a bpffs needs CAP_SYS_ADMIN.")
-            else:
-                tour.names["path"] = os.path.join(folder, "tour_queue")
-                tour.chapter("A queue shared with another process, through a pin.", _SHARING)
+        _chapters(tour, kernel.bpffs if kernel else None)
     tour.say("The maps are gone with their last descriptor; nothing is left behind.")
     return 0
+
+
+def _chapters(tour: "Tour", simulated: str | None) -> None:
+    tour.chapter("A queue: first in, first out. Room for 3 values of 4 bytes.", _QUEUE)
+    tour.chapter("A stack: last in, first out.", _STACK)
+    with _pins(simulated) as folder:
+        if folder is None:
+            tour.say("Sharing a map through a pin is left out: mounting a bpffs needs CAP_SYS_ADMIN.")
+        else:
+            tour.names["path"] = os.path.join(folder, "tour_queue")
+            tour.chapter("A queue shared with another process, through a pin.", _SHARING)
 
 
 def _refusal() -> str:
@@ -187,6 +203,9 @@ class Tour:
             "push_42": push_42,
         }
         self._wait = step and sys.stdin.isatty()
+        # Whether rings can be drawn here, and the one that was drawn last.
+        self._rings = True
+        self._ring = ""
 
     def say(self, text: str) -> None:
         """A paragraph."""
@@ -209,13 +228,39 @@ class Tour:
         for number, call in enumerate(re.split(r"(?m)^(?=bpf\()", calls.getvalue())[1:]):
             line, *drawing = call.rstrip("\n").split("\n")
             say(_folded(f"  {line}"))
-            if step.draw and number == 0:
-                say(textwrap.dedent("\n".join(drawing)), DIM)
+            is_drawn = step.draw and number == 0
+            shown = [each for each in drawing if is_drawn or each.startswith(_POINTED_AT)]
+            if shown:
+                say(textwrap.indent(textwrap.dedent("\n".join(shown)), "" if is_drawn else "      "), DIM)
         if step.notice:
             say(textwrap.fill(step.notice, WIDTH, initial_indent="  # ", subsequent_indent="  # "))
+        self._show_ring()
         say()
         if self._wait:
             _wait_for_a_key()
+
+    def _show_ring(self) -> None:
+        """The ring of the map that is open, if the step changed it."""
+        for m in self._maps() if self._rings else ():
+            try:
+                ring = draw_ring(m)
+            except ValueError:
+                continue  # closed
+            except BpfError as error:
+                self._rings = False
+                say(textwrap.fill(f"(The ring is not drawn: {error})", WIDTH))
+                return
+            if ring != self._ring:
+                self._ring = ring
+                say(ring)
+
+    def _maps(self) -> list[Any]:
+        return [self.names[name] for name in ("q", "s") if name in self.names]
+
+    def close(self) -> None:
+        """Closes what a tour that was left early has open."""
+        for m in self._maps():
+            m.close()
 
     def _run(self, code: str) -> str:
         """Runs the line; returns what an interactive Python would print."""
@@ -240,8 +285,15 @@ def _folded(text: str) -> str:
     return "\n".join(folded).replace("\0", " ")
 
 
+class Quit(Exception):
+    """The key q was pressed."""
+
+
+_PROMPT = "-- any key goes on, q quits --"
+
+
 def _wait_for_a_key() -> None:
-    """Returns when a key is pressed; Ctrl-C is Ctrl-C."""
+    """Shows a prompt until a key is pressed; raises Quit if that is q. Ctrl-C is Ctrl-C."""
     import termios
     import tty
 
@@ -250,6 +302,11 @@ def _wait_for_a_key() -> None:
     # Now, without a flush: a key that was pressed early counts.
     tty.setcbreak(terminal, termios.TCSANOW)
     try:
-        os.read(terminal, 1)
+        redraw(_PROMPT, sys.stdout)
+        key = os.read(terminal, 1)
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        redraw("", sys.stdout)
+    # Nothing comes from a terminal that is gone.
+    if key in (b"q", b"Q", b""):
+        raise Quit

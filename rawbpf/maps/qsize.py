@@ -86,6 +86,15 @@ def _ring() -> _Ring:
     return _Ring(*(fields[name][0] for name in _Ring._fields))
 
 
+class RingState(NamedTuple):
+    """The ring of a queue or stack as it is in the kernel: the next push writes slot `head`, `tail` is the oldest
+    element's slot, and head == tail is empty. `data` are the bytes of all slots, also of those that are free."""
+
+    head: int
+    tail: int
+    data: bytes
+
+
 class Inspector:
     """The programs that look into one map; loaded when first needed. close() gives them back, after map_retire()."""
 
@@ -120,15 +129,21 @@ class Inspector:
         if door.simulated is not None:
             return self._simulated(door.simulated.snapshot)
         slots, size = self._info.max_entries + 1, self._info.value_size
-        before, ring = (0, 0), b""
+        head, tail, data = self.ring()
+        filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
+        elements = [data[slot * size : (slot + 1) * size] for slot in filled]
+        return elements if self._info.type == MapType.BPF_MAP_TYPE_QUEUE else elements[::-1]
+
+    def ring(self) -> RingState:
+        """The whole ring, free slots included."""
+        if door.simulated is not None:
+            return RingState(*self._simulated(door.simulated.ring))
+        before, data = (0, 0), b""
         for _ in range(_TRIES):
-            before, ring, after = self._copied(slots * size)
+            before, data, after = self._copied((self._info.max_entries + 1) * self._info.value_size)
             if before == after:
                 break
-        head, tail = before
-        filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
-        elements = [ring[slot * size : (slot + 1) * size] for slot in filled]
-        return elements if self._info.type == MapType.BPF_MAP_TYPE_QUEUE else elements[::-1]
+        return RingState(*before, data)
 
     def positions(self) -> tuple[int, int]:
         """The ring's head and tail now: the slots that are pushed and popped next."""

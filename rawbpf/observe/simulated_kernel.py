@@ -118,6 +118,11 @@ class SimulatedKernel(KernelState):
         with self._looked_into(fd) as found:
             return found.elements
 
+    def ring(self, fd: int) -> tuple[int, int, bytes]:
+        """A map's head and tail, and the bytes of all its slots."""
+        with self._looked_into(fd) as found:
+            return found.header.head, found.header.tail, found.slots
+
     @contextmanager
     def _looked_into(self, fd: int) -> Iterator[SimulatedMap]:
         program = "a BPF program that looks into a map"

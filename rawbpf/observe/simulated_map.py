@@ -78,6 +78,11 @@ class SimulatedMap:
         return [os.pread(self.file, self.header.value_size, self._offset(slot)) for slot in slots]
 
     @property
+    def slots(self) -> bytes:
+        """The bytes of the whole ring."""
+        return os.pread(self.file, self.size * self.header.value_size, SLOTS)
+
+    @property
     def empty(self) -> bool:
         return self.header.head == self.header.tail
 

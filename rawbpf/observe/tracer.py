@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rawbpf.abi import BPF_ATTR_MAX_SIZE, BPF_COMMON_ATTRS, AttachType, Cmd, MapType, door
@@ -23,7 +23,8 @@ from rawbpf.observe.attr_fields import Struct, info_struct, spell, struct_of, wi
 from rawbpf.observe.diagram import draw, draw_info
 from rawbpf.observe.perf_event_call import spelled as spelled_perf_event_open
 from rawbpf.observe.user_memory import Fault
-from rawbpf.syscall import MapInfo, bpf_attr, describe, map_info
+from rawbpf.observe.wording import counted
+from rawbpf.syscall import MapInfo, bpf_attr, describe, map_info, value_bytes
 from rawbpf.syscall.errors import bpf_error, errno_name
 from rawbpf.syscall.proc import proc_fields
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 # Where strace puts the result.
 _RESULT_COLUMN = 40
+
+_ELEMENT_COMMANDS = frozenset(
+    {Cmd.BPF_MAP_UPDATE_ELEM, Cmd.BPF_MAP_LOOKUP_ELEM, Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, Cmd.BPF_MAP_DELETE_ELEM}
+)
+# Of longer keys and values the beginning is shown, which fits a line.
+_POINTED_MAX = 24
 
 
 class _Tracer:
@@ -69,7 +76,8 @@ def trace(file: TextIO | None = None, attrs: bool = False, meaning: bool = False
 
     Args:
         file: Where to; None is sys.stderr. A file that is traced to already gets no line twice.
-        attrs: Also a drawing of the attr: offset, size, field, value and bytes.
+        attrs: Also a drawing of the attr: offset, size, field, value and bytes; and the bytes of the key and the value
+            that it points to.
         meaning: After an error also what it means for this map.
 
     >>> import sys
@@ -191,8 +199,24 @@ class _Call:
             return
         after = self._read() or self.before
         yield draw(self.cmd, self.before, self.size, after)
+        yield from self._pointed_at(result)
         if self.info is not None and result == 0 and self.info.name:
             yield draw_info(self.info.name, self.info.data(after))
+
+    def _pointed_at(self, result: int) -> Iterator[str]:
+        """The bytes behind key and value: what the kernel read, and, if it succeeded, what it wrote."""
+        values = {field.name: number_in(self.before or b"", field) for field in self.fields.reached}
+        info = _info_of(values["map_fd"]) if self.cmd in _ELEMENT_COMMANDS and "map_fd" in values else None
+        if info is None:
+            return
+        written = self.cmd != Cmd.BPF_MAP_UPDATE_ELEM
+        for name, size in (("key", info.key_size), ("value", value_bytes(info, values.get("flags", 0)))):
+            address = values.get(name, 0)
+            if not address or (name == "value" and written and result < 0):
+                continue
+            with suppress(Fault):
+                shown = user_memory.read(address, min(size, _POINTED_MAX)).hex() + (".." if size > _POINTED_MAX else "")
+                yield f"{name} -> {shown} ({counted(size, 'byte')})"
 
     def _meaning(self, result: int) -> str:
         """What the error means in the terms of the map, the pin or the id."""

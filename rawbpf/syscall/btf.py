@@ -21,8 +21,8 @@ _BTF_LOG_SIZE = 1 << 20
 def btf_load(blob: bytes, token_fd: int | None = None) -> int:
     """BPF_BTF_LOAD: gives type information to the kernel, returns its descriptor.
 
-    Raises BpfError (EINVAL; the hint is the kernel's own words) for what is not BTF, NotPermitted (EPERM) without CAP_BPF.
-    Linux 4.18; with a token 6.9. In the kernel: bpf_btf_load().
+    Raises BpfError (EINVAL; the hint is the kernel's own words) for what is not BTF, NotPermitted (EPERM) without
+    CAP_BPF. Linux 4.18; with a token 6.9. In the kernel: bpf_btf_load().
     """
     data = ffi.new("char[]", blob)
     attr = bpf_attr(btf=address_of(data), btf_size=len(blob))

@@ -28,6 +28,12 @@ SHOWN = (
     ">>> q.pop(), q.pop()\n(b'\\x03\\x00\\x00\\x00', b'\\x04\\x00\\x00\\x00')",
     "flags=BPF_ANY}, 32) = -1 ENOENT (No such file or directory)",
     ">>> s.pop(), s.pop(), s.pop()\n(4, 3, 2)",
+    # The bytes behind each value, and the ring: empty, full, and after the oldest element was overwritten.
+    "      value -> 03000000 (4 bytes)",
+    "|(00000000)|(00000000)|(00000000)|(00000000)|",
+    "| 01000000 | 02000000 | 03000000 |(00000000)|",
+    "|(01000000)| 02000000 | 03000000 | 04000000 |\n         +----------+----------+----------+----------+\n"
+    "             head       tail\n",
 )
 SHARED = ("BPF_OBJ_PIN", "in process ", "BPF_OBJ_GET", ">>> q.pop()\n42\n")
 
@@ -87,12 +93,14 @@ def test_without_the_privilege():
     not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
 )
 def test_with_cap_bpf_alone():
-    """CAP_BPF is enough for all but mounting a bpffs, which is said."""
+    """CAP_BPF is enough for all but mounting a bpffs and drawing rings, which is said."""
     output = run(before=("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf"))
     assert "on the running kernel" in output
     assert "mounting a bpffs needs CAP_SYS_ADMIN" in output
+    assert output.count("(The ring is not drawn: ") == 1
+    assert "CAP_PERFMON" in output
     for text in SHOWN:
-        assert text in output
+        assert text in output or "|" in text
 
 
 def on_a_terminal(*arguments: str, keys: bytes = b"", **environment: str) -> str:
@@ -128,10 +136,23 @@ def test_colour_is_for_terminals():
 
 
 def test_step_waits_for_a_key():
-    """--step goes on when a key is pressed, after each step; where nobody can press one it does not wait."""
+    """--step shows a prompt and goes on when a key is pressed, after each step; where nobody can press one it does not
+    wait. No line is wider than 80 columns."""
     output = on_a_terminal("--step", keys=b" " * 100)
     assert "(4, 3, 2)" in output
+    steps = len(tour._QUEUE + tour._STACK + tour._SHARING)
+    assert output.count("-- any key goes on, q quits --") == steps
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[\d*[a-zA-Z]", "", output))
+    assert max(len(line.strip()) for line in lines) <= 80  # what is typed early is echoed
     assert "(4, 3, 2)" in run("--simulate", "--step")
+
+
+def test_q_quits():
+    """The key q ends the tour after the step that is on the screen; what it had open is closed."""
+    output = on_a_terminal("--step", keys=b"  q")
+    assert 'q.push(b"\\x03' in output
+    assert "BPF_EXIST)" not in output
+    assert output.rstrip().endswith("nothing is left behind.")
 
 
 def test_a_child_that_fails_ends():

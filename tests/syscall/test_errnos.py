@@ -580,7 +580,7 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (
         C.BPF_PROG_DETACH,
         errno.EPERM,
-    ): "only before Linux 5.8: see test_to_detach_takes_no_capability",
+    ): "it took a capability only before Linux 5.8: test_to_detach_takes_no_capability",
     (C.BPF_PROG_DETACH, errno.ENODEV): by(
         lambda lab: {"target_ifindex": NO_INTERFACE, "attach_bpf_fd": lab.program(3), "attach_type": TCX}
     ),
