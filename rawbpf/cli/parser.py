@@ -10,6 +10,7 @@ from rawbpf.abi.door import FFI_MODE
 from rawbpf.cli import arguments, element_commands, map_commands, object_commands, tool_commands
 from rawbpf.cli.errors import EXIT_CODES, UsageError
 from rawbpf.cli.help import add_help_arguments, run_help
+from rawbpf.cli.learn import add_learn_arguments, run_learn
 from rawbpf.version import __version__
 
 
@@ -129,6 +130,12 @@ COMMANDS = {
         "rawbpf tour --step",
         (arguments.add_tour_arguments,),
     ),
+    "learn": Command(
+        run_learn,
+        "exercises that check themselves, on the kernel or without root on a simulated one",
+        "rawbpf learn 2",
+        (add_learn_arguments,),
+    ),
     "help": Command(
         run_help,
         "show a guide: values, errors, containers and others",
@@ -146,6 +153,7 @@ COMMANDS = {
 _EXAMPLES = """\
 examples:
   rawbpf tour                                              see it work, with or without privileges
+  rawbpf learn                                             ten exercises, with hints and solutions
   rawbpf doctor                                            what works here, and what would permit the rest
   rawbpf create queue /sys/fs/bpf/numbers --value-size 8 --entries 128
   rawbpf push /sys/fs/bpf/numbers 1 2 3

@@ -103,7 +103,7 @@ _SHARING = (
 def main(simulated: bool = False, step: bool = False) -> int:
     """Runs the tour on stdout and returns 0. `simulated`: on the simulated kernel in any case; `step`: wait for a key
     after each step."""
-    reason = "as you asked" if simulated else _refusal()
+    reason = "as you asked" if simulated else refusal()
     tour = Tour(step)
     with simulate() if reason else nullcontext(None) as kernel, closing(tour), suppress(Quit):
         tour.say(_where(reason))
@@ -123,7 +123,7 @@ def _chapters(tour: "Tour", simulated: str | None) -> None:
             tour.chapter("A queue shared with another process, through a pin.", _SHARING)
 
 
-def _refusal() -> str:
+def refusal() -> str:
     """Why the running kernel does not let this process make a queue; "" if it does."""
     try:
         Queue(4, 1).close()

@@ -206,7 +206,7 @@ class _Call:
     def _pointed_at(self, result: int) -> Iterator[str]:
         """The bytes behind key and value: what the kernel read, and, if it succeeded, what it wrote."""
         values = {field.name: number_in(self.before or b"", field) for field in self.fields.reached}
-        info = _info_of(values["map_fd"]) if self.cmd in _ELEMENT_COMMANDS and "map_fd" in values else None
+        info = info_of(values["map_fd"]) if self.cmd in _ELEMENT_COMMANDS and "map_fd" in values else None
         if info is None:
             return
         written = self.cmd != Cmd.BPF_MAP_UPDATE_ELEM
@@ -245,7 +245,7 @@ class _Call:
                 return {"subject": f"id {values[name]}"}
         if "map_fd" not in values:
             return {"subject": f"descriptor {values['bpf_fd']}"} if "bpf_fd" in values else {}
-        info = _info_of(values["map_fd"])
+        info = info_of(values["map_fd"])
         if info is None:
             return {"subject": f"descriptor {values['map_fd']}"}
         details = {"subject": describe(info), "fd": values["map_fd"], "about": info.type}
@@ -348,7 +348,7 @@ def _string_at(address: int) -> bytes:
         return b""
 
 
-def _info_of(fd: int) -> MapInfo | None:
+def info_of(fd: int) -> MapInfo | None:
     """The map behind a descriptor, asked past the tracer."""
     info = ffi.new("struct bpf_map_info *")
     address = int(ffi.cast("uintptr_t", info))
