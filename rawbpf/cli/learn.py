@@ -201,7 +201,7 @@ what is not right yet. `%%exercise 3 --hint` shows a hint instead, `%%exercise 3
 
 
 def _cell(kind: str, text: str) -> dict[str, Any]:
-    more = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    more: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "metadata": {}, "source": text.splitlines(keepends=True), **more}
 
 
@@ -215,7 +215,7 @@ def _exercise(line: str, cell: str) -> None:
     words = line.split()
     others = {"--hint", "--solution"} & set(words)
     command = [sys.executable, "-m", "rawbpf", "learn", *words, *([] if others else ["--check", "-"])]
-    result = subprocess.run(command, input=cell, capture_output=True, text=True)
+    result = subprocess.run(command, check=False, input=cell, capture_output=True, text=True)
     print(result.stdout, result.stderr, sep="", end="")
     if result.returncode < 0:
         print(f"The program crashed (signal {-result.returncode}). Has each buffer as many bytes as a value?")

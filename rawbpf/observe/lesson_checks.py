@@ -15,10 +15,10 @@ from rawbpf.abi import BPF_ATTR_MAX_SIZE, Cmd, ElemFlag, MapType, ProgType, door
 from rawbpf.abi.door import ffi
 from rawbpf.maps.queue_stack import Queue, QueueOrStack
 from rawbpf.observe.lesson_program import Pushed, Refused, Unknown, interpret
-from rawbpf.observe.lesson_run import Call, Run
+from rawbpf.observe.lesson_run import Run
 from rawbpf.observe.simulated_map import SimulatedMap
 from rawbpf.programs.program import ETH_HLEN, Program, VerifierError
-from rawbpf.syscall import bpf, bpf_attr
+from rawbpf.syscall import bpf, bpf_attr, pointer
 from rawbpf.syscall.errors import BpfError, Empty
 
 Check = Callable[[Run], str]
@@ -129,8 +129,8 @@ def padded(run: Run) -> str:
     why = run.names.get("why")
     if why == "a":
         return (
-            "The push is right; why is not. The kernel compares no addresses here; it reads from a process what the attr"
-            " says, and that address has 32 bits if the process's have."
+            "The push is right; why is not. The kernel compares no addresses here: it reads from the process's memory,"
+            " at an address that has 32 bits if the process's addresses have."
         )
     if why == "c":
         return "The push is right; why is not. 24 bytes would be a multiple of 8 as well; nothing asks for 16."
@@ -191,7 +191,7 @@ _REFUSED_SIZES = {
 
 def _is_full_and_empty(fd: int, value_size: int, max_entries: int) -> str:
     value = bytearray(value_size)
-    attr = bpf_attr(map_fd=fd, value=_address(value))
+    attr = bpf_attr(map_fd=fd, value=pointer(value))
     answers = []
     for cmd in (Cmd.BPF_MAP_UPDATE_ELEM, Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM):
         try:
@@ -212,17 +212,13 @@ def _is_overlapping(fd: int, value_size: int, max_entries: int) -> str:
     if reached > max_entries:
         return f"the last slot begins at byte {max_entries * value_size}, below 2**32: no offset of a slot wraps."
     value = bytearray(b"\xaa" * value_size)
-    attr = bpf_attr(map_fd=fd, value=_address(value))
+    attr = bpf_attr(map_fd=fd, value=pointer(value))
     SimulatedMap(fd).save(head=reached, tail=reached)
     bpf(Cmd.BPF_MAP_UPDATE_ELEM, attr)
     SimulatedMap(fd).save(head=0)
     value[:] = bytes(value_size)
     bpf(Cmd.BPF_MAP_UPDATE_ELEM, attr)
     return "" if SimulatedMap(fd).peek() != b"\xaa" * value_size else "the first element was not overwritten."
-
-
-def _address(buffer: bytearray) -> int:
-    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
 
 
 def not_permitted(run: Run) -> str:
@@ -256,10 +252,12 @@ def anothers_pop(run: Run) -> str:
     mode = os.stat(path).st_mode
     answered = _pop_as_nobody(path) if run.kernel == _REAL and os.getuid() == 0 else _judged_by_mode(mode)
     if answered == "EACCES":
-        rights = {0: "neither read nor write", 4: "read, but not write", 2: "write, but not read"}.get(mode & 6, "")
+        rights = {0: "neither read nor write", 4: "read, but not write", 2: "write, but not read"}.get(
+            mode & 6, "do both, but not enter the folder"
+        )
         return (
-            f"BPF_OBJ_GET was answered EACCES. The pin's mode is {mode & 0o777:04o}: others may {rights or 'not enter'}. A pop"
-            " reads and takes away, so it takes both: os.chmod(path, 0o606)."
+            f"BPF_OBJ_GET was answered EACCES. The pin's mode is {mode & 0o777:04o}: others may {rights}. A pop reads"
+            " and takes away, so it takes both rights: the last octal digit is their sum."
         )
     if answered:
         return f"The user nobody was answered {answered}."
@@ -324,8 +322,8 @@ def program(run: Run) -> str:
     try:
         pushed = _run_program(code, q)
     except Refused as error:
-        hint = next((hint for words, hint in _VERIFIER_HINTS if words in str(error)), "")
-        return f'The verifier refuses the program: "{error}". {hint}'
+        hint = next((hint for words, hint in _VERIFIER_HINTS if any(words in each for each in error.args)), "")
+        return f'The verifier refuses the program: "{error.args[0]}". {hint}'
     except (ValueError, AttributeError) as error:
         return f"These are no instructions: {error}"
     if not pushed:
@@ -337,21 +335,30 @@ def program(run: Run) -> str:
 
 def _run_program(code: list[Any], q: "QueueOrStack[Any]") -> list[Any]:
     """What the program pushed: on the running kernel there, else here."""
-    try:
-        pushed = interpret(code, {q.fileno(): q.value_size})
-    except Unknown as error:
-        if door.simulated is not None:
-            raise Refused(f"the simulated kernel runs only what this exercise takes, and not {error}") from None
-        pushed = []
-    if door.simulated is not None:
-        _push_for_it(pushed)
+    if door.simulated is None:
+        _run_in_kernel(code, q)
     else:
         try:
-            with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name="exercise") as loaded:
-                loaded.run(bytes(ETH_HLEN))
-        except VerifierError as error:
-            raise Refused(_reason(error.log)) from None
+            pushed = interpret(code, {q.fileno(): q.value_size})
+        except Unknown as error:
+            raise Refused(f"the simulated kernel runs only what this exercise takes, and not {error}") from None
+        _push_for_it(pushed)
     return list(_drained(q))
+
+
+def _run_in_kernel(code: list[Any], q: "QueueOrStack[Any]") -> None:
+    """Raises Refused with what the verifier says, and what the interpreter says: its words are the same on every
+    kernel."""
+    try:
+        with Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name="exercise") as loaded:
+            loaded.run(bytes(ETH_HLEN))
+    except VerifierError as error:
+        reasons = [_reason(error.log)]
+        try:
+            interpret(code, {q.fileno(): q.value_size})
+        except (Refused, Unknown) as same:
+            reasons.append(str(same))
+        raise Refused(*reasons) from None
 
 
 def _reason(log: str) -> str:
@@ -363,7 +370,7 @@ def _reason(log: str) -> str:
 def _push_for_it(pushed: list[Pushed]) -> None:
     for push in pushed:
         value = bytearray(push.value)
-        bpf(Cmd.BPF_MAP_UPDATE_ELEM, bpf_attr(map_fd=push.map_fd, value=_address(value), flags=push.flags))
+        bpf(Cmd.BPF_MAP_UPDATE_ELEM, bpf_attr(map_fd=push.map_fd, value=pointer(value), flags=push.flags))
 
 
 def _drained(q: "QueueOrStack[Any]") -> Iterator[Any]:

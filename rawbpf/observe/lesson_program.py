@@ -111,7 +111,7 @@ class _Machine:
     def _push(self) -> None:
         for register in (1, 2, 3):
             self.read(register)
-        map_, value, flags = (self.registers[Register(register)] for register in (1, 2, 3))
+        map_, value = self.registers[Register.R1], self.registers[Register.R2]
         if map_.kind != "map":
             raise Refused(f"R1 type={map_.kind} expected=map_ptr")
         if map_.number not in self.value_sizes:
