@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
@@ -20,7 +19,7 @@ from rawbpf.cli.errors import NotReturned
 from rawbpf.cli.progress import Progress
 from rawbpf.cli.stop_signals import StopSignals
 from rawbpf.maps.queue_stack import QueueOrStack, Stack
-from rawbpf.maps.waiting import BackOff
+from rawbpf.maps.waiting import Waiting
 from rawbpf.observe.wording import counted
 
 
@@ -63,7 +62,7 @@ def drain(
 
     Raises OSError if a write fails but for want of a reader, and NotReturned.
     """
-    output, back_off, shown = _Output(m, lines, out), BackOff(), Progress(wanted=progress)
+    output, waiting, shown = _Output(m, lines, out), Waiting(), Progress(wanted=progress)
     ended = 0
     with StopSignals() as stop:
         while limit is None or output.count < limit:
@@ -82,10 +81,8 @@ def drain(
                 output.write(m.take_held())
             shown.show(output.count)
             if output.count > before:
-                back_off.arrived()
-            elif follow:
-                time.sleep(back_off.pause())
-            else:
+                waiting.arrived()
+            elif not follow or not waiting.wait():
                 break
         shown.show(output.count, last=True)
     return Drained(output.count, ended)

@@ -1,13 +1,12 @@
 """Values from stdin, or from the command's arguments, into a map."""
 
 import os
-import time
 from collections.abc import Callable
 
 from rawbpf.abi import BPF_ANY
 from rawbpf.cli.progress import Progress
 from rawbpf.maps.queue_stack import QueueOrStack
-from rawbpf.maps.waiting import BackOff
+from rawbpf.maps.waiting import Waiting
 from rawbpf.observe.wording import counted
 
 # Read from the input at once, in bytes.
@@ -66,15 +65,15 @@ class Feed:
 
     def push(self, data: bytes) -> None:
         """Pushes whole values."""
-        back_off = BackOff()
+        waiting = Waiting()
         while data:
             pushed = self._map.push_many(data, self._flags)
             self.pushed += pushed
             if pushed:
-                back_off.arrived()
+                waiting.arrived()
             data = data[pushed * self._map.value_size :]
             if data and not self._wait:
                 self.full = True
                 return
             if data:
-                time.sleep(back_off.pause())
+                waiting.wait()

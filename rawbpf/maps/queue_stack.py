@@ -15,9 +15,10 @@ from rawbpf.abi import BPF_ANY, Cmd, MapType
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, new_map, raise_hook_failure
 from rawbpf.maps.bulk import FREE, Batch, Bulk, Status, element_error
 from rawbpf.maps.map import Map
-from rawbpf.maps.waiting import POLL, Follow
+from rawbpf.maps.waiting import POLL, Follow, FollowMap, Waiting
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import HasFileno
+from rawbpf.syscall.errors import Full
 from rawbpf.syscall.proc import access_of, is_frozen
 from rawbpf.values.codecs import BTF, Codec, OpenSpec, RawBytes, ValueSpec, codec_for
 
@@ -64,6 +65,8 @@ class _Raise:
 
 
 _RAISE = _Raise()
+# What pop() returns to itself where there is no element: no caller has it as a value.
+_NOTHING = object()
 
 
 class QueueOrStack(Map, Generic[T]):
@@ -188,19 +191,33 @@ class QueueOrStack(Map, Generic[T]):
 
     # One element
 
-    def push(self, value: T, flags: int = BPF_ANY) -> None:
+    # The timeouts of push() and pop() are meant to be passed by keyword. They are no keyword-only parameters because
+    # CPython 3.11 calls functions that have such parameters in a slower way, which adds 8 % to a pop() without timeout.
+
+    def push(self, value: T, flags: int = BPF_ANY, timeout: float | None = None) -> None:
         """Adds an element (BPF_MAP_UPDATE_ELEM).
 
         Args:
             value: Encoded to exactly value_size bytes.
             flags: BPF_ANY: fail when full. BPF_EXIST: when full, drop the oldest element first (a stack: its bottom).
+            timeout: How many seconds to wait for room in a full map; None and 0: not at all. math.inf: for ever.
 
         Raises:
-            Full: max_entries elements are in the map already, and flags is BPF_ANY (E2BIG).
+            Full: max_entries elements are in the map, also after `timeout` seconds, and flags is BPF_ANY (E2BIG).
             NotPermitted: The descriptor is read-only, or the map frozen (EPERM).
             Busy: The map's lock could not be had (EBUSY); nothing was pushed.
-            ValueError, TypeError: The value or the flags break a rule.
+            ValueError, TypeError: The value or the flags break a rule, or the timeout is negative.
+
+        >>> with Queue("<I", 1) as q:
+        ...     q.push(7)
+        ...     try:
+        ...         q.push(8, timeout=0.01)
+        ...     except Full:
+        ...         print("still full")
+        still full
         """
+        if timeout is not None:
+            return self._push_within(timeout, value, flags)
         if flags is not BPF_ANY:
             syscall.check_push_flags(flags)
         data: Any = value
@@ -209,6 +226,16 @@ class QueueOrStack(Map, Generic[T]):
         result = _push(self._map, data, flags)
         if result < 0:
             raise self._failure(Cmd.BPF_MAP_UPDATE_ELEM, result)
+        return None
+
+    def _push_within(self, timeout: float, value: T, flags: int) -> None:
+        waiting = Waiting(timeout=timeout)
+        while True:
+            try:
+                return self.push(value, flags)
+            except Full:
+                if not waiting.wait():
+                    raise
 
     @overload
     def peek(self) -> T: ...
@@ -230,18 +257,28 @@ class QueueOrStack(Map, Generic[T]):
         raise self._failure(Cmd.BPF_MAP_LOOKUP_ELEM, result)
 
     @overload
-    def pop(self) -> T: ...
+    def pop(self, *, timeout: float | None = None) -> T: ...
     @overload
-    def pop(self, default: D) -> T | D: ...
-    def pop(self, default: Any = _RAISE) -> Any:
+    def pop(self, default: D, *, timeout: float | None = None) -> T | D: ...
+    def pop(self, default: Any = _RAISE, timeout: float | None = None) -> Any:
         """Takes an element: a queue's oldest, a stack's newest (BPF_MAP_LOOKUP_AND_DELETE_ELEM).
 
         An element that could not be handed over, because a signal handler or the codec raised, is not lost: it comes
         first in the next pop() or peek(), or see take_held().
 
-        Raises Empty if there is none and no `default` was given, NotPermitted if the descriptor is not read-write or
-        the map is frozen, Busy.
+        Args:
+            default: What to return if there is no element; without it that is an exception.
+            timeout: How many seconds to wait for an element; None and 0: not at all. math.inf: for ever.
+
+        Raises Empty if there is none, also after `timeout` seconds, and no `default` was given; NotPermitted if the
+        descriptor is not read-write or the map is frozen; Busy; ValueError for a negative timeout.
+
+        >>> with Queue("<I", 8) as q:
+        ...     q.pop(default=None), q.pop(default=None, timeout=0.01)
+        (None, None)
         """
+        if timeout is not None:
+            return self._pop_within(timeout, default)
         spares = self._spares
         try:
             batch = spares.pop()
@@ -277,6 +314,19 @@ class QueueOrStack(Map, Generic[T]):
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+
+    def _pop_within(self, timeout: float, default: Any) -> Any:
+        waiting = Waiting(timeout=timeout)
+        while True:
+            value = self.pop(_NOTHING)
+            # From the pop to the return no call is made, so no signal handler can come between.
+            if value is not _NOTHING:
+                return value
+            if not waiting.wait():
+                break
+        if default is not _RAISE:
+            return default
+        raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, -errno.ENOENT)
 
     # Many elements
 
@@ -321,16 +371,23 @@ class QueueOrStack(Map, Generic[T]):
         """
         return self._bulk.drain(self.max_entries if limit is None else _count("limit", limit), self)
 
-    def follow(self, poll: float = POLL) -> "Follow[T]":
-        """Elements as they arrive, for ever: for `for` and for `async for`.
+    def follow(self, poll: float = POLL, *, timeout: float | None = None) -> "Follow[T]":
+        """Elements as they arrive, for `for` and `async for`: for ever, or until `timeout` seconds pass without one.
 
         Nothing wakes a waiter, so this asks again: each pause is an eighth of the time since the last element came, and
-        at most `poll` seconds (0.05 takes less than 1 % of a CPU). What was taken and not reached when the loop is left
-        comes first in the next call. In `async for`, cancelling loses nothing.
+        at most `poll` seconds (0.05 takes less than 1 % of a CPU). stop() ends the loop, also from another thread or a
+        signal handler; see Follow.stop(). What was taken and not reached when the loop is left otherwise comes first in
+        the next call. In `async for`, cancelling loses nothing.
 
-        Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
+        Raises ValueError for a poll that is not above 0 and for a negative timeout. Raises in the loop what pop()
+        raises, except Empty; ValueError once the map is closed.
+
+        >>> with Queue("<I", 8) as q:
+        ...     _ = q.push_many([1, 2, 3])
+        ...     list(q.follow(timeout=0.01))
+        [1, 2, 3]
         """
-        return Follow(self.drain, poll)
+        return FollowMap(self.drain, poll, timeout)
 
     @property
     def dtype(self) -> "np.dtype[Any]":

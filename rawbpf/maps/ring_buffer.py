@@ -12,13 +12,14 @@ import os
 import select
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from rawbpf import syscall
 from rawbpf.abi import Cmd, MapFlag, MapType
 from rawbpf.maps.map import Map
-from rawbpf.maps.ring_memory import Record, RingMemory
+from rawbpf.maps.ring_memory import RingMemory
+from rawbpf.maps.waiting import Follow, Waiting, check_timeout, never
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import HasFileno
 from rawbpf.syscall.errors import Empty
@@ -136,7 +137,7 @@ class RingBuffer(Map, Generic[T]):
         self._codec: Codec[Any] | None = codec
         self._size: int | None = None if codec is None else codec.size
         self._decode: Callable[[bytes], Any] = bytes if codec is None else codec.decode
-        self._waiters: weakref.WeakSet[_Waiter] = weakref.WeakSet()
+        self._wakers: set[weakref.ref[_Waker]] = set()
         super()._adopt(fd, info)
 
     @property
@@ -172,7 +173,7 @@ class RingBuffer(Map, Generic[T]):
 
     def _pop(self, decode: "Callable[[bytes], Any]", default: Any, timeout: float | None) -> Any:
         memory = self._mapped()
-        until = time.monotonic() + (timeout or 0.0)
+        waiting = None if timeout is None else _RecordsWaiting(self, memory, timeout)
         while True:
             records, found = memory.scan(self._info, 1)
             for before, after, data in records:
@@ -182,8 +183,9 @@ class RingBuffer(Map, Generic[T]):
                     # From here to the return no call is made, so no signal handler can come between.
                     memory.consumer[0] = memory.handed_over = after
                     return value
-            if not found and not self._wait(memory, until, _never):
+            if not found and (waiting is None or not waiting.wait()):
                 break
+        self.fileno()
         if default is not _RAISE:
             return default
         raise Empty(errno.ENOENT, f"{syscall.describe(self._info)} is empty", Cmd.BPF_MAP_LOOKUP_ELEM)
@@ -241,15 +243,22 @@ class RingBuffer(Map, Generic[T]):
         """Yields the records that are there, until there is none; while others come, not much more than fit in."""
         memory = self._mapped()
         end = max(memory.handed_over, memory.producer[0]) + self.size
-        return self._hand_over(memory, 0.0, lambda: memory.handed_over >= end)
 
-    def follow(self, *, timeout: float | None = None) -> "FollowRecords[T]":
-        """Records as they arrive, for `for` and for `async for`, until `timeout` seconds pass without one.
+        def all_that_is_there() -> Iterator[T]:
+            while (yield from self._hand_over(memory, lambda: memory.handed_over >= end)):
+                pass
 
-        The kernel wakes the waiter. stop() ends the loop, from another thread or a signal handler too. Leaving the loop
-        loses nothing: the next one goes on with the next record. In `async for`, cancelling loses nothing.
+        return all_that_is_there()
 
-        Raises in the loop what pop() raises, except Empty; ValueError once the map is closed.
+    def follow(self, *, timeout: float | None = None) -> "Follow[T]":
+        """Records as they arrive, for `for` and for `async for`: for ever, or until `timeout` seconds pass without one.
+
+        The kernel wakes the waiter. stop() ends the loop, also from another thread or a signal handler; see
+        Follow.stop(). Leaving the loop loses nothing: the next one goes on with the next record. In `async for`,
+        cancelling loses nothing.
+
+        Raises ValueError for a negative timeout. Raises in the loop what pop() raises, except Empty; ValueError once
+        the map is closed.
         """
         return FollowRecords(self, timeout)
 
@@ -261,39 +270,25 @@ class RingBuffer(Map, Generic[T]):
     def _misfit(self, data: bytes) -> ValueError:
         return ValueError(f"a record of {syscall.describe(self._info)} has {len(data)} bytes, not {self._size}")
 
-    def _hand_over(self, memory: "RingMemory", timeout: float | None, stopped: Callable[[], bool]) -> Iterator[T]:
-        until = _until(timeout)
-        while not stopped():
-            records, found = memory.scan(self._info, _SCAN)
-            for before, after, data in records:
-                value = self._decoded(data)
-                if memory.handed_over != before:
-                    break
-                # No call comes between this look and the yield.
-                memory.handed_over = after
-                try:
-                    yield value
-                finally:
-                    memory.commit()
-                if self._fd < 0 or stopped():
-                    break
-            self.fileno()
-            if found:
-                until = _until(timeout)
-            elif not self._wait(memory, until, stopped):
-                return
-
-    def _wait(self, memory: "RingMemory", until: float | None, stopped: Callable[[], bool]) -> bool:
-        """Sleeps until there may be a record; False if it is later than `until`."""
-        pause = _pause(until)
-        if pause > 0 and memory.is_written():
-            time.sleep(min(pause, _WHILE_WRITTEN))
-        elif pause > 0:
-            with self._new_waiter() as waiter:
-                if not stopped():
-                    waiter.wait(pause)
+    def _hand_over(self, memory: "RingMemory", stopped: Callable[[], bool]) -> "Generator[T, None, bool]":
+        """Yields up to _SCAN records, until it is to stop. Returns whether there may be more, and they are wanted."""
+        if stopped():
+            return False
+        records, found = memory.scan(self._info, _SCAN)
+        for before, after, data in records:
+            value = self._decoded(data)
+            if memory.handed_over != before:
+                break
+            # No call comes between this look and the yield.
+            memory.handed_over = after
+            try:
+                yield value
+            finally:
+                memory.commit()
+            if self._fd < 0 or stopped():
+                break
         self.fileno()
-        return pause > 0
+        return found
 
     # The memory
 
@@ -308,18 +303,24 @@ class RingBuffer(Map, Generic[T]):
                 self._memory = made
         return self._memory
 
-    def _new_waiter(self) -> "_Waiter":
-        waiter = _Waiter(self.fileno())
-        self._waiters.add(waiter)
-        return waiter
+    def _new_waker(self) -> "_Waker":
+        waker = _Waker(self.fileno())
+        # Not a WeakSet, which must not grow in one thread while another goes through it.
+        self._wakers.add(weakref.ref(waker, self._wakers.discard))
+        return waker
+
+    def _wake_all(self) -> None:
+        """Whoever waits looks again."""
+        for reference in list(self._wakers):
+            if waker := reference():
+                waker.wake()
 
     def _release(self) -> None:
         super()._release()
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.forget()
-        for waiter in list(self._waiters):
-            waiter.wake()
+        self._wake_all()
 
     def __repr__(self) -> str:
         if self._fd < 0:
@@ -327,84 +328,67 @@ class RingBuffer(Map, Generic[T]):
         return f"<RingBuffer {self.name!r} fd={self._fd} id={self.id} size={self.size}>"
 
 
-class FollowRecords(Generic[T]):
-    """What RingBuffer.follow() returns: iterate over it with `for` or with `async for`; stop() ends that."""
+class _RecordsWaiting(Waiting):
+    """Waits until the kernel says that there is a record."""
+
+    def __init__(
+        self,
+        owner: RingBuffer[Any],
+        memory: RingMemory,
+        timeout: float | None,
+        stopped: Callable[[], bool] = never,
+    ) -> None:
+        super().__init__(_LOOK_AGAIN, timeout, stopped)
+        self._owner = owner
+        self._memory = memory
+
+    def _longest_now(self, waited: float) -> float:
+        # While its producer writes a record the descriptor is ready already.
+        return _WHILE_WRITTEN if self._memory.is_written() else _LOOK_AGAIN
+
+    def _sleep(self, seconds: float) -> None:
+        if seconds <= _WHILE_WRITTEN:
+            time.sleep(seconds)
+            return
+        with self._owner._new_waker() as waker:
+            if not self._stopped():
+                waker.wait(seconds)
+
+    async def _sleep_async(self, seconds: float) -> None:
+        if seconds <= _WHILE_WRITTEN:
+            await super()._sleep_async(seconds)
+            return
+        with self._owner._new_waker() as waker:
+            if not self._stopped():
+                await waker.wait_async(seconds)
+
+
+class FollowRecords(Follow[T]):
+    """What RingBuffer.follow() returns. A record is taken when it is handed over, so stop() ends a loop at once."""
 
     def __init__(self, owner: RingBuffer[T], timeout: float | None) -> None:
-        if timeout is not None and timeout < 0:
-            raise ValueError("timeout must not be negative")
+        super().__init__()
+        check_timeout(timeout)
         self._owner = owner
         self._timeout = timeout
-        self._stopped = False
 
     def stop(self) -> None:
-        """Ends the loop: no further record is handed over. May be called from a signal handler or another thread."""
-        self._stopped = True
-        for waiter in list(self._owner._waiters):
-            waiter.wake()
+        """Ends the loops over this, for good: no further record is handed over. May be called from the loop itself, a
+        signal handler, another thread, and as a callback of an event loop."""
+        super().stop()
+        self._owner._wake_all()
 
-    def __iter__(self) -> Iterator[T]:
-        owner = self._owner
-        return owner._hand_over(owner._mapped(), self._timeout, lambda: self._stopped)
+    def _is_stopped(self) -> bool:
+        return self._stopped
 
-    def __aiter__(self) -> AsyncIterator[T]:
-        return _Arriving(self)
+    def _arrivals(self, limit: int) -> Iterator[T]:
+        return self._owner._hand_over(self._owner._mapped(), self._is_stopped)
 
-
-class _Arriving(Generic[T]):
-    """One `async for`."""
-
-    def __init__(self, follow: FollowRecords[T]) -> None:
-        self._follow = follow
-        self._owner = follow._owner
-        self._memory = self._owner._mapped()
-        self._records: Iterator[Record] = iter(())
-        self._next: Record | None = None
-
-    def __aiter__(self) -> "_Arriving[T]":
-        return self
-
-    async def __anext__(self) -> T:
-        from asyncio import sleep
-
-        owner, memory, follow = self._owner, self._memory, self._follow
-        until = _until(follow._timeout)
-        while not follow._stopped:
-            # One that the codec could not decode is offered again.
-            while record := self._next or next(self._records, None):
-                self._next = record
-                before, after, data = record
-                value = owner._decoded(data)
-                memory.fence()
-                self._next = None
-                if memory.handed_over == before:
-                    # From here to the return no call is made, so no signal handler can come between.
-                    memory.consumer[0] = memory.handed_over = after
-                    return cast(T, value)
-            # Others get their turn, also when records never end.
-            await sleep(0)
-            owner.fileno()
-            records, found = memory.scan(owner._info, _SCAN)
-            self._records = iter(records)
-            if not found and not await self._wait(until):
-                break
-        raise StopAsyncIteration
-
-    async def _wait(self, until: float | None) -> bool:
-        from asyncio import sleep
-
-        pause = _pause(until)
-        if pause > 0 and self._memory.is_written():
-            await sleep(min(pause, _WHILE_WRITTEN))
-        elif pause > 0:
-            with self._owner._new_waiter() as waiter:
-                if not self._follow._stopped:
-                    await waiter.wait_async(pause)
-        self._owner.fileno()
-        return pause > 0
+    def _new_waiting(self) -> Waiting:
+        return _RecordsWaiting(self._owner, self._owner._mapped(), self._timeout, self._is_stopped)
 
 
-class _Waiter:
+class _Waker:
     """Sleeps until the kernel says that there is a record, or until it is woken. Its owner closes it."""
 
     def __init__(self, fd: int) -> None:
@@ -444,18 +428,6 @@ class _Waiter:
 
     def __del__(self) -> None:
         self.__exit__()
-
-
-def _never() -> bool:
-    return False
-
-
-def _until(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _pause(until: float | None) -> float:
-    return _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
 
 
 def _codec(spec: "OpenSpec") -> "Codec[Any] | None":

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from rawbpf import NotPermitted, Queue, Stack, open_map
-from rawbpf.maps.waiting import BackOff
+from rawbpf.maps.waiting import Waiting
 from tests.conftest import goes_to_nobody, needs_3_11
 
 pytestmark = pytest.mark.creates
@@ -219,14 +219,14 @@ def test_pauses(monkeypatch):
     """A pause is an eighth of the time that nothing came, from 50 microseconds to `poll`: 1 ms after 8 ms."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    back_off = BackOff(0.02)
+    waiting = Waiting(0.02)
     pauses = []
     for waited in (0.0, 0.0004, 0.008, 0.16, 10.0):
         now = 100.0 + waited
-        pauses.append(round(back_off.pause(), 7))
+        pauses.append(round(waiting.pause(), 7))
     assert pauses == [0.00005, 0.00005, 0.001, 0.02, 0.02]
-    back_off.arrived()
-    assert back_off.pause() == 0.00005
+    waiting.arrived()
+    assert waiting.pause() == 0.00005
 
 
 @pytest.mark.admin
