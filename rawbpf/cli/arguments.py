@@ -233,6 +233,23 @@ def add_completion_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
+def add_doctor_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "map",
+        metavar="MAP",
+        nargs="?",
+        help="one map to try, which is not changed: a pin's path, id:294, or name:events",
+    )
+    command.add_argument(
+        "--require",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="CHECK,...",
+        help="what must work for exit code 0: of create, elements, bulk, qsize, ids, pins (create); of a MAP's open,"
+        " peek, push, pop, qsize (open)",
+    )
+
+
 def add_explain_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("command", metavar="CMD", help="map_create or its number, push or pop, E2BIG")
     command.add_argument("attr", metavar="HEX", nargs="?", help="the attr's bytes in hexadecimal digits")

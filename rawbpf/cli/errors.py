@@ -1,5 +1,7 @@
 """Exit codes, and what the command line says of an error."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from rawbpf.syscall.errors import BpfError, Empty, Full, NotPermitted, errno_name
@@ -32,6 +34,13 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 # What a command may raise: each becomes a message and an exit code.
 REPORTED = (OSError, ValueError, TypeError, LookupError, MemoryError, UsageError, NotReturned)
+
+
+def did_you_mean(word: str, possible: Iterable[str]) -> str:
+    """What to say of a word that is none of the possible ones: the one that is probably meant, or all."""
+    known = list(possible)
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(known)}"
 
 
 def exit_code(error: Exception) -> int:

@@ -1,14 +1,13 @@
 """The commands and what each takes."""
 
 import argparse
-import difflib
 import os
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from rawbpf.abi.door import FFI_MODE
 from rawbpf.cli import arguments, element_commands, map_commands, object_commands, tool_commands
-from rawbpf.cli.errors import EXIT_CODES, UsageError
+from rawbpf.cli.errors import EXIT_CODES, UsageError, did_you_mean
 from rawbpf.cli.help import add_help_arguments, run_help
 from rawbpf.cli.learn import add_learn_arguments, run_learn
 from rawbpf.version import __version__
@@ -115,8 +114,8 @@ COMMANDS = {
     "doctor": Command(
         tool_commands.run_doctor,
         "find out what works here and why the rest does not",
-        "rawbpf doctor --json",
-        (_JSON,),
+        "rawbpf doctor --require create,pins",
+        (arguments.add_doctor_arguments, _JSON),
     ),
     "explain": Command(
         tool_commands.run_explain,
@@ -197,9 +196,7 @@ def parse(given: list[str]) -> argparse.Namespace:
     parser = new_parser()
     name = next((each for each in given if not each.startswith("-")), "")
     if name and name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "see rawbpf --help"
-        raise UsageError(f"there is no command {name!r}: {hint}")
+        raise UsageError(f"there is no command {name!r}: {did_you_mean(name, COMMANDS)}")
     options = parser.parse_args(given)
     if options.command_name is None:
         raise UsageError("a command is needed", f"{parser.format_help()}\n")

@@ -1,25 +1,33 @@
 """The commands whose code is imported only when they run: doctor, explain, tour, metrics, top; and completion."""
 
 import argparse
+import shutil
 from typing import Any
 
 from rawbpf.cli.completion import SCRIPTS, words_after
-from rawbpf.cli.errors import DONE, ERROR, NOT_PERMITTED, UsageError
+from rawbpf.cli.errors import DONE, ERROR, NOT_PERMITTED, UsageError, did_you_mean
 from rawbpf.cli.output import say, say_json
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    from rawbpf.observe.doctor import diagnose
+    from rawbpf.observe.doctor import CHECKS, CHECKS_OF_A_MAP, diagnose
 
-    diagnosis = diagnose()
+    possible = CHECKS if options.map is None else CHECKS_OF_A_MAP
+    for name in options.require:
+        if name not in possible:
+            raise UsageError(f"there is no check {name!r}: {did_you_mean(name, possible)}")
+    diagnosis = diagnose(options.map)
     if options.json:
         say_json(diagnosis.as_dict())
     else:
-        say(diagnosis)
-    create = diagnosis.check("create")
-    if create.works:
+        say(diagnosis.report(max(40, shutil.get_terminal_size().columns)))
+    # Of a map that could not be opened there is no other check.
+    checks = {check.name: check for check in diagnosis.checks}
+    failed = [checks.get(name, diagnosis.checks[0]) for name in options.require or possible[:1]]
+    failed = [check for check in failed if not check.works]
+    if not failed:
         return DONE
-    return NOT_PERMITTED if create.cause else ERROR
+    return NOT_PERMITTED if any(check.cause for check in diagnosis.checks if check.works is False) else ERROR
 
 
 def run_explain(options: argparse.Namespace) -> int:

@@ -43,8 +43,8 @@ from rawbpf.programs.asm import (
 )
 from rawbpf.programs.program import ETH_HLEN, TEST_RUN_SIZE, Program
 from rawbpf.syscall.errors import EXHAUSTED, BpfError, NotPermitted, Unsupported, bpf_error
-from rawbpf.syscall.permission import lacking
-from rawbpf.syscall.proc import Capability, has_capability
+from rawbpf.syscall.permission import is_privileged, lacking
+from rawbpf.syscall.proc import Capability
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +108,12 @@ class Inspector:
 
     def qsize(self) -> int:
         """The number of elements in the map."""
+        try:
+            return self._counted()
+        except NotPermitted as error:
+            raise _not_permitted(self._info, error) from error
+
+    def _counted(self) -> int:
         if door.simulated is not None:
             return self._simulated(door.simulated.qsize)
         counter = self._counter
@@ -126,6 +132,12 @@ class Inspector:
 
     def snapshot(self) -> list[bytes]:
         """The raw elements in pop order."""
+        try:
+            return self._in_pop_order()
+        except NotPermitted as error:
+            raise _not_permitted(self._info, error) from error
+
+    def _in_pop_order(self) -> list[bytes]:
         if door.simulated is not None:
             return self._simulated(door.simulated.snapshot)
         slots, size = self._info.max_entries + 1, self._info.value_size
@@ -276,9 +288,9 @@ def _load(code: list[Item], name: str) -> Program:
     try:
         return Program(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, code, name=name)
     except BpfError as error:
-        if _only_perfmon_is_missing():
-            why = str(lacking(Capability.CAP_PERFMON))
-            raise NotPermitted(errno.EPERM, "looking into a map is not permitted", Cmd.BPF_PROG_LOAD, why) from error
+        if _missing() == [Capability.CAP_PERFMON]:
+            # Without it the verifier refuses what the program does.
+            raise NotPermitted(errno.EPERM, "not permitted", Cmd.BPF_PROG_LOAD) from error
         if isinstance(error, NotPermitted) or error.errno in EXHAUSTED:
             raise
         raise Unsupported(
@@ -289,7 +301,16 @@ def _load(code: list[Item], name: str) -> Program:
         ) from error
 
 
-def _only_perfmon_is_missing() -> bool:
-    if has_capability(Capability.CAP_SYS_ADMIN):
-        return False
-    return bool(has_capability(Capability.CAP_BPF)) and not has_capability(Capability.CAP_PERFMON)
+def _missing() -> list[Capability]:
+    """Which of the capabilities for it this process has not."""
+    return [each for each in (Capability.CAP_BPF, Capability.CAP_PERFMON) if is_privileged(each) is False]
+
+
+def _not_permitted(info: syscall.MapInfo, error: NotPermitted) -> NotPermitted:
+    """The error for whoever asked how full the map is: about the map, not about the program that looks into it."""
+    cause, missing = error.cause, _missing()
+    if missing and (cause is None or cause.kind == "capability"):
+        cause = lacking(*missing)
+    subject = syscall.describe(info)
+    what = f"looking into {subject} is not permitted"
+    return NotPermitted(errno.EPERM, what, Cmd.BPF_PROG_LOAD, str(cause or error.hint), subject, cause)

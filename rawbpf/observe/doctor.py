@@ -1,27 +1,35 @@
 """The doctor: what bpf(2) does for this process here, and, where it is not permitted, why and what would permit it.
 
-It looks, and it tries: a map that lives for a moment, without a pin. It changes nothing and leaves nothing behind. What
-it says of a refusal is what a NotPermitted says in its hint: syscall/permission.py finds the cause for both.
+It looks, and it tries: a map that lives for a moment, without a pin; or a map that is there, by calls that take nothing
+out of it and put nothing in. It changes nothing and leaves nothing behind. What it says of a refusal is what a
+NotPermitted says in its hint: syscall/permission.py finds the cause for both.
 """
 
+import errno
 import os
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from rawbpf import syscall
 from rawbpf.abi import Cmd, door
-from rawbpf.abi.door import FFI_MODE, FFI_MODE_REASON
+from rawbpf.abi.door import FFI_MODE, FFI_MODE_REASON, ffi, lib
 from rawbpf.btf import reader
 from rawbpf.maps import bpffs
 from rawbpf.maps.bulk import BREAK_EVEN
 from rawbpf.maps.listing import list_maps
-from rawbpf.maps.queue_stack import Queue
+from rawbpf.maps.opening import open_map
+from rawbpf.maps.queue_stack import Queue, QueueOrStack
+from rawbpf.observe.remedies import grants, remedies
 from rawbpf.observe.wording import counted
-from rawbpf.syscall.errors import BpfError, NotPermitted
+from rawbpf.syscall import StrPath, describe
+from rawbpf.syscall.errors import BpfError, bpf_error
 from rawbpf.syscall.permission import (
     Cause,
     is_privileged,
     lacking,
     seccomp_refuses,
+    why_no_access,
     why_not_permitted,
 )
 from rawbpf.syscall.proc import (
@@ -49,17 +57,18 @@ class Check(NamedTuple):
     @property
     def grants(self) -> dict[str, str]:
         """How to grant what is missing: {"docker": "docker run ...", ...}; empty where nothing can."""
-        return {} if self.cause is None else _grants(self.cause)
+        return {} if self.cause is None else grants(self.cause)
 
 
 class Diagnosis(NamedTuple):
-    """What the doctor found: facts by name, and checks. str() is a report."""
+    """What the doctor found: facts by name, and checks. str() is a report in lines of 80 characters."""
 
     facts: dict[str, Any]
     checks: list[Check]
 
     def check(self, name: str) -> Check:
-        """The check of this name: create, elements, bulk, qsize, ids, pins. KeyError for another."""
+        """The check of this name: create, elements, bulk, qsize, ids, pins; of a map open, peek, push, pop, qsize.
+        KeyError for another."""
         for each in self.checks:
             if each.name == name:
                 return each
@@ -89,15 +98,37 @@ class Diagnosis(NamedTuple):
         }
 
     def __str__(self) -> str:
-        width = max(map(len, self.facts))
-        lines = [f"{name.replace('_', ' '):{width}}  {_words(value)}" for name, value in self.facts.items()]
+        return self.report(80)
+
+    def report(self, width: int) -> str:
+        """The report in lines of at most `width` characters. A cause and what helps are said once, under a number; of
+        the places where a remedy can be written, only the one that this process runs in, if it is known."""
+        column = max(map(len, self.facts)) + 2
+        lines = []
+        for name, value in self.facts.items():
+            lines += _filled(f"{name.replace('_', ' '):{column}}", _words(value), width)
+        lines.append("")
+        causes = list(dict.fromkeys(check.cause for check in self.checks if check.cause is not None))
         for check in self.checks:
-            lines += ["", f"{_MARKS[check.works]}  {check.name}: {check.evidence}"]
-            if check.cause:
-                lines.append(f"    cause ({'certain' if check.cause.certain else 'a guess'}): {check.cause.text}")
-                lines.append(f"    what helps: {check.cause.help}")
-                lines += [f"      {where}: {how}" for where, how in check.grants.items()]
+            number = "" if check.cause is None else f" -> {causes.index(check.cause) + 1}"
+            lines += _filled(f"{_MARKS[check.works]}  {check.name}: ", f"{check.evidence}{number}", width, column=5)
+        said: set[tuple[str, str]] = set()
+        for index, cause in enumerate(causes, 1):
+            lines += ["", *_filled(f"{index}  ", f"{cause.text}{'' if cause.certain else ' (a guess)'}", width)]
+            found = [each for each in remedies(cause) if each not in said]
+            said.update(found)
+            for where, how in found:
+                lines += _filled(f"   {where or 'what helps'}: ", how, width, column=5)
         return "\n".join(lines)
+
+
+def _filled(head: str, text: str, width: int, column: int | None = None) -> list[str]:
+    """Text behind a head, in lines of at most `width` characters; those after the first begin at `column`, by default
+    under the text."""
+    indent = " " * (len(head) if column is None else column)
+    return textwrap.wrap(
+        text, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True
+    ) or [head.rstrip()]
 
 
 _MARKS = {True: "yes", False: "NO ", None: "?  "}
@@ -113,14 +144,18 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def diagnose() -> Diagnosis:
+def diagnose(spec: StrPath | None = None) -> Diagnosis:
     """Finds out what works here and what does not, and why. Raises nothing for what is not permitted: that is the
     answer. Takes some milliseconds and needs no privilege.
+
+    `spec` is one map to try instead, as open_map() has it: a pin's path, "id:294" or "name:events". It is not changed.
+    Raises ValueError for an id that is no number, or a name that no map has or several have.
 
     >>> diagnose().check("create").works
     True
     """
-    return Diagnosis({name: look() for name, look in _FACTS.items() if _matters(name)}, _checks())
+    facts = {name: look() for name, look in _FACTS.items() if _matters(name)}
+    return Diagnosis(facts, _checks() if spec is None else _checks_of(spec))
 
 
 # The facts
@@ -208,30 +243,32 @@ def _checks() -> list[Check]:
             checks.append(Check("create", True, f"BPF_MAP_CREATE made a queue, id {q.id}, which is gone again"))
             checks += [_tried(name, attempt, q) for name, attempt in _WITH_A_MAP.items()]
     except BpfError as error:
-        checks.append(_failed("create", error, why_not_permitted(Cmd.BPF_MAP_CREATE)))
+        checks.append(_failed("create", error))
         checks += [Check(name, None, "can't be tried without a map") for name in _WITH_A_MAP]
     checks += [_ids(), _pins()]
     return checks
 
 
-def _tried(name: str, attempt: Callable[[Queue[Any]], Check], q: Queue[Any]) -> Check:
+def _tried(name: str, attempt: Callable[[QueueOrStack[Any]], Check], q: QueueOrStack[Any]) -> Check:
     try:
         return attempt(q)
     except BpfError as error:
-        return _failed(name, error, why_not_permitted(error.cmd, q.fileno()))
+        return _failed(name, error)
 
 
-def _failed(name: str, error: BpfError, cause: Cause) -> Check:
-    return Check(name, False, str(error), cause if isinstance(error, NotPermitted) else None)
+def _failed(name: str, error: BpfError) -> Check:
+    """What the kernel answered. The hint stands there if it is not the cause's."""
+    told = BpfError(error.errno or 0, error.strerror or "", error.cmd, "" if error.cause else error.hint)
+    return Check(name, False, str(told), error.cause)
 
 
-def _elements(q: Queue[Any]) -> Check:
+def _elements(q: QueueOrStack[Any]) -> Check:
     q.push(7)
     peeked, popped = q.peek(), q.pop()
     return Check("elements", True, f"pushed 7, peeked {peeked}, popped {popped}")
 
 
-def _bulk(q: Queue[Any]) -> Check:
+def _bulk(q: QueueOrStack[Any]) -> Check:
     pushed = q.push_many(range(2 * BREAK_EVEN))
     popped = len(q.pop_many(pushed))
     status = q.bulk
@@ -243,14 +280,10 @@ def _bulk(q: Queue[Any]) -> Check:
     return Check("bulk", False, evidence + f"a call for each, for {status.why}", cause)
 
 
-def _qsize(q: Queue[Any]) -> Check:
+def _qsize(q: QueueOrStack[Any]) -> Check:
     q.push(7)
     try:
         size = q.qsize()
-    except NotPermitted as error:
-        if is_privileged(Capability.CAP_PERFMON) is False:
-            return _failed("qsize", error, lacking(Capability.CAP_PERFMON))
-        raise
     finally:
         q.pop()
     return Check("qsize", True, f"a BPF program counted {counted(size, 'element')}")
@@ -260,7 +293,7 @@ def _ids() -> Check:
     try:
         number = sum(1 for _ in list_maps())
     except BpfError as error:
-        return _failed("ids", error, why_not_permitted(error.cmd))
+        return _failed("ids", error)
     return Check("ids", True, f"{counted(number, 'queue or stack is', 'queues and stacks are')} on the system")
 
 
@@ -271,8 +304,9 @@ def _pins() -> Check:
     if writable:
         return Check("pins", True, f"may write in {', '.join(writable)} (nothing was pinned)")
     if mounts:
-        cause = Cause("file-mode", f"no permission to write in {', '.join(mounts)}", "chown or chmod a folder in it")
-        return Check("pins", False, "a bpffs is mounted", cause)
+        refused = why_no_access(Cmd.BPF_OBJ_PIN, os.path.join(mounts[0], "pin"))
+        cause = refused or Cause("owner", f"no permission to write in {mounts[0]!r}", "chown or chmod a folder in it")
+        return Check("pins", False, "a bpffs is mounted, and may not be written to", cause)
     cause = Cause("bpffs", "no bpffs is mounted here", "mount one: mount -t bpf bpf /sys/fs/bpf")
     return Check("pins", False, "a pin lives in a bpffs", cause)
 
@@ -280,62 +314,64 @@ def _pins() -> Check:
 _WITH_A_MAP = {"elements": _elements, "bulk": _bulk, "qsize": _qsize}
 
 
-# What would permit it
+# What works with a map that is there
 
-# {word} is a capability without CAP_, {name} and {lower} are it whole.
-_CAPABILITY_GRANTS = {
-    "docker": "docker run --cap-add {word} ...",
-    "podman": "sudo podman run --cap-add {name} ...",
-    "kubernetes": 'securityContext: {{capabilities: {{add: ["{word}"]}}}}',
-    "systemd": "[Service] AmbientCapabilities={name} CapabilityBoundingSet={name}",
-    "setcap": "setcap {lower}+ep /path/to/the/python/of/this/program",
+
+def _checks_of(spec: StrPath) -> list[Check]:
+    """Tries to open a map, for reading alone if writing is not permitted, and to use it if it is a queue or a stack."""
+    refused = None
+    try:
+        m, opened = open_map(spec), "for reading and writing"
+    except BpfError as error:
+        refused = error
+        try:
+            m, opened = open_map(spec, access="r"), "for reading alone"
+        except BpfError:
+            return [_failed("open", refused)]
+    with m:
+        evidence = f"{describe(m.info())}, id {m.id}, {opened}"
+        checks = [Check("open", True, evidence)]
+        if not isinstance(m, QueueOrStack):
+            return checks
+        for name, attempt in _WITH_THE_MAP.items():
+            check = _tried(name, attempt, m)
+            if refused is not None and check.works is False and check.cause and check.cause.kind == "descriptor":
+                check = _failed(name, refused)
+            checks.append(check)
+        return checks
+
+
+def _peek(m: QueueOrStack[Any]) -> Check:
+    return Check("peek", True, "it is empty" if m.peek(default=None) is None else "it holds an element")
+
+
+def _refused_key(cmd: Cmd) -> Callable[[QueueOrStack[Any]], Check]:
+    """Tries an element command with a key. A map without keys answers EINVAL to that once it has looked whether the
+    command is permitted, and before it does anything."""
+    name = {Cmd.BPF_MAP_UPDATE_ELEM: "push", Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM: "pop"}[cmd]
+
+    def attempt(m: QueueOrStack[Any]) -> Check:
+        key, value = bytearray(1), bytearray(m.value_size)
+        attr = syscall.bpf_attr(map_fd=m.fileno(), key=syscall.pointer(key), value=syscall.pointer(value))
+        answer = lib.bpf(cmd, attr, ffi.sizeof(attr[0]))
+        if answer == -errno.EINVAL:
+            return Check(name, True, "permitted (nothing was done)")
+        raise bpf_error(cmd, -answer, fd=m.fileno(), about=m.info().type, subject=describe(m.info()))
+
+    return attempt
+
+
+def _counted(m: QueueOrStack[Any]) -> Check:
+    return Check("qsize", True, f"{counted(m.qsize(), 'element')}, room for {m.max_entries}")
+
+
+_WITH_THE_MAP = {
+    "peek": _peek,
+    "push": _refused_key(Cmd.BPF_MAP_UPDATE_ELEM),
+    "pop": _refused_key(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM),
+    "qsize": _counted,
 }
 
-_GRANTS = {
-    "seccomp": {
-        "docker": "docker run --cap-add BPF ... (which opens Docker's own profile), or --security-opt seccomp=FILE",
-        "podman": "sudo podman run --cap-add CAP_BPF ..., or --security-opt seccomp=profile.json",
-        "kubernetes": 'securityContext: {capabilities: {add: ["BPF"]}}, or seccompProfile: {type: Localhost, ...}',
-        "systemd": "[Service] SystemCallFilter=bpf",
-    },
-    "user-namespace": {
-        "docker": "docker run --userns=host --cap-add BPF ...",
-        "podman": "sudo podman run --cap-add CAP_BPF ... (rootless podman is in a user namespace)",
-        "kubernetes": "hostUsers: true",
-        "token": "a bpffs mounted with delegate_cmds and delegate_maps, and Queue(..., token=rawbpf.Token.open(bpffs))",
-    },
-    "bpffs": {
-        "docker": "docker run -v /sys/fs/bpf:/sys/fs/bpf ...",
-        "podman": "sudo podman run -v /sys/fs/bpf:/sys/fs/bpf ...",
-        "kubernetes": "volumes: [{name: bpffs, hostPath: {path: /sys/fs/bpf}}]",
-        "systemd": "[Unit] RequiresMountsFor=/sys/fs/bpf",
-    },
-    "sysctl": {"sysctl": "sysctl kernel.unprivileged_bpf_disabled=0"},
-    "memlock": {
-        "docker": "docker run --ulimit memlock=-1 ...",
-        "podman": "sudo podman run --ulimit memlock=-1 ...",
-        "systemd": "[Service] LimitMEMLOCK=infinity",
-    },
-}
-
-
-def _grants(cause: Cause) -> dict[str, str]:
-    """What to write where for it; the surroundings this process is in come first."""
-    if cause.kind == "capability" and cause.capability is not None:
-        name = cause.capability.name
-        texts = {"word": name.removeprefix("CAP_"), "name": name, "lower": name.lower()}
-        grants = {where: how.format_map(texts) for where, how in _CAPABILITY_GRANTS.items()}
-    else:
-        grants = _GRANTS.get(cause.kind, {})
-    here = _surroundings()
-    return {where: grants[where] for where in sorted(grants, key=lambda where: where != here)}
-
-
-def _surroundings() -> str:
-    signs = {
-        "kubernetes": "KUBERNETES_SERVICE_HOST" in os.environ,
-        "podman": os.path.exists("/run/.containerenv"),
-        "docker": os.path.exists("/.dockerenv"),
-        "systemd": "INVOCATION_ID" in os.environ,
-    }
-    return next((where for where, here in signs.items() if here), "")
+# What can be asked for by name, of this process and of a map.
+CHECKS = ("create", *_WITH_A_MAP, "ids", "pins")
+CHECKS_OF_A_MAP = ("open", *_WITH_THE_MAP)

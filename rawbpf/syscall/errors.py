@@ -92,7 +92,7 @@ class NotPermitted(BpfError, PermissionError):
     ...         q.push(b"abcd")
     ...     except PermissionError as error:
     ...         print(error.hint)
-    the map is frozen: push from user space is over for good: peek and BPF programs go on
+    the map is frozen: push and pop from user space are over for good: peek and BPF programs go on
     """
 
 
@@ -217,6 +217,10 @@ def bpf_error(
             cause = permission.why_not_permitted(cmd, fd, path=path, token_fd=token_fd, map_type=map_type)
         elif path is not None:
             cause = permission.why_no_access(cmd, path)
+    if path is not None and cause is None and error in (errno.ENOENT, errno.EACCES):
+        cause = permission.why_no_bpffs(path)
+    if not hint and cause is None and error in (errno.ENOSYS, errno.EINVAL):
+        cause = permission.why_not_there(cmd, error)
     what = meaning.what or "{subject}: " + strerror(error)
     words = hint or (str(cause) if cause else meaning.hint)
     exception = _CLASSES[meaning.error](

@@ -183,7 +183,9 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     (Cmd.BPF_OBJ_PIN, errno.EEXIST): (
         Meaning("AlreadyExists", "{path!r} exists", "unlink it first, or choose another"),
     ),
-    (Cmd.BPF_OBJ_PIN, errno.ENOENT): (Meaning("NotFound", "{path!r}: the directory does not exist"),),
+    (Cmd.BPF_OBJ_PIN, errno.ENOENT): (
+        Meaning("NotFound", "no pin can be made at {path!r}", "the directory does not exist"),
+    ),
     (Cmd.BPF_OBJ_PIN, errno.EPERM): (Meaning("NotPermitted", "{path!r} can't hold a pin"),),
     (Cmd.BPF_OBJ_PIN, errno.EACCES): (Meaning("NotPermitted", "{path!r}: no permission to write the directory"),),
     (Cmd.BPF_OBJ_GET, errno.ENOENT): (Meaning("NotFound", "nothing is pinned at {path!r}"),),
@@ -399,6 +401,7 @@ BY_ERRNO: dict[int, Meaning] = {
         "`rawbpf explain {command}` says what it can be",
     ),
     errno.ENOMEM: Meaning("BpfError", "{subject}: the kernel has no memory for it"),
+    errno.ENOSYS: Meaning("Unsupported", "{subject}: bpf(2) is not there"),
     ENOTSUPP: Meaning("Unsupported"),
 }
 

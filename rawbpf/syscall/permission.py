@@ -10,7 +10,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from rawbpf.abi import Cmd, MapType
+from rawbpf.abi import Cmd, MapType, door
 from rawbpf.abi.door import ffi, lib
 from rawbpf.syscall.proc import (
     Capability,
@@ -21,6 +21,7 @@ from rawbpf.syscall.proc import (
     is_frozen,
     kernel_version,
     proc_fields,
+    read_proc,
     security_modules,
     token_masks,
     unprivileged_bpf_disabled,
@@ -40,12 +41,17 @@ def seccomp_refuses(cmd: Cmd) -> bool | None:
     if not privileged and kernel_version() < (5, 19):
         return None
     asked = int(cmd) if privileged or kernel_version() >= (6, 5) else _IMPOSSIBLE
-    size = mmap.PAGESIZE + 1
-    return lib.bpf(asked, ffi.new("char[]", size), size) == -errno.EPERM
+    return _answer_to_a_long_attr(asked) == errno.EPERM
 
 
 # A command that no kernel has; bit 16 is taken (BPF_COMMON_ATTRS).
 _IMPOSSIBLE = 9999
+
+
+def _answer_to_a_long_attr(cmd: int) -> int:
+    """The errno of a call whose attr is longer than a page: E2BIG, unless somebody answers before the kernel looks."""
+    size = mmap.PAGESIZE + 1
+    return -int(lib.bpf(cmd, ffi.new("char[]", size), size))
 
 
 def is_privileged(capability: Capability) -> bool | None:
@@ -57,14 +63,18 @@ class Cause(NamedTuple):
     """Why something is not permitted.
 
     `kind` is one word for programs, `text` what is the matter, `help` what would permit it; `certain` False marks a
-    guess. `capability` is what is missing, where one is.
+    guess. `capabilities` are those that are missing, `capability` is the first of them or None.
     """
 
     kind: str
     text: str
     help: str
     certain: bool = True
-    capability: Capability | None = None
+    capabilities: tuple[Capability, ...] = ()
+
+    @property
+    def capability(self) -> Capability | None:
+        return self.capabilities[0] if self.capabilities else None
 
     def __str__(self) -> str:
         return f"{self.text}: {self.help}{'' if self.certain else ' (a guess)'}"
@@ -130,30 +140,104 @@ def why_not_permitted(
 
 
 def why_no_access(cmd: Cmd, path: str) -> Cause | None:
-    """The cause of an EACCES for a path in a bpffs, from its owner and mode; None if those do not show it."""
-    folder = os.path.dirname(os.path.abspath(path))
-    place = path if cmd == Cmd.BPF_OBJ_GET else folder
-    me = os.geteuid()
+    """The cause of an EACCES for a path in a bpffs, from owners and modes; None if those do not show it."""
+    path = os.path.abspath(path)
+    folder = os.path.dirname(path)
+    for above in reversed(_folders_above(path)):
+        if not _mode_permits(above, os.X_OK):
+            return _owner_cause(above, "as its owner: chmod o+x {path}")
+    if why_no_bpffs(path):
+        return None
+    if cmd == Cmd.BPF_OBJ_PIN:
+        return None if _mode_permits(folder, os.W_OK) else _owner_cause(folder, "{as_root} chown {me} {path}")
+    if not _mode_permits(path, os.R_OK):
+        return _owner_cause(path, '{as_root} chown {me} {path}; or chmod o+r {path}, then access="r" can peek')
+    if not _mode_permits(path, os.W_OK):
+        return _owner_cause(path, 'access="r" is permitted, and can peek; to push and pop, {as_root} chown {me} {path}')
+    return None
+
+
+def _folders_above(path: str) -> list[str]:
+    folder = os.path.dirname(path)
+    return [folder] if folder == path else [folder, *_folders_above(folder)]
+
+
+def _mode_permits(path: str, wanted: int) -> bool:
+    """Whether this process has these permissions for a file: by its mode, or because it may ignore modes."""
     try:
-        found = os.stat(place)
+        found = os.stat(path)
     except OSError:
-        return None
-    if me in (0, found.st_uid) or file_system_of(folder) != "bpf":
-        return None
-    mode = stat.S_IMODE(found.st_mode)
-    text = f"{place!r} belongs to uid {found.st_uid} and has mode {mode:04o}, and this process is uid {me}"
-    return Cause("owner", text, 'its owner can chown or chmod it; access="r" needs read permission alone')
+        return True
+    if has_capability(Capability.CAP_DAC_OVERRIDE) and in_initial_user_namespace():
+        return True
+    owns, shares = os.geteuid() == found.st_uid, found.st_gid in {os.getegid(), *os.getgroups()}
+    return found.st_mode >> (6 if owns else 3 if shares else 0) & wanted == wanted
 
 
-def lacking(capability: Capability, certain: bool = True) -> Cause:
-    """The cause "this process has not that capability"."""
-    name, word = capability.name, capability.name.removeprefix("CAP_")
+def _owner_cause(path: str, remedy: str) -> Cause:
+    """The cause "it is somebody else's": whose, with which mode, and who this process is."""
+    found, me = os.stat(path), os.geteuid()
+    text = (
+        f"{path!r} belongs to {_user(found.st_uid)} and has mode {stat.S_IMODE(found.st_mode):04o}, and this process"
+        f" is {_user(me)}"
+    )
+    outside = _uid_outside(me)
+    if outside != me:
+        text += f", outside its user namespace uid {outside}"
+    as_root = "as root:" if me else "with CAP_CHOWN:"
+    return Cause("owner", text, remedy.format(me=outside, path=path, as_root=as_root))
+
+
+def _uid_outside(uid: int) -> int:
+    """What the user is called where this user namespace was made."""
+    for line in (read_proc("/proc/self/uid_map") or "").splitlines():
+        inside, outside, length = map(int, line.split())
+        if inside <= uid < inside + length:
+            return uid - inside + outside
+    return uid
+
+
+def _user(uid: int) -> str:
+    """A user's name and number; the number alone where there is no name."""
+    import pwd
+
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def why_not_there(cmd: Cmd, error: int) -> Cause | None:
+    """The cause of an ENOSYS, or of an EINVAL that a seccomp filter answers in the kernel's place; else None."""
+    filtered = proc_fields("/proc/self/status").get("Seccomp") == "2"
+    if filtered and _answer_to_a_long_attr(cmd) == error:
+        return _seccomp_cause(f"seems to answer bpf(2) with {errno.errorcode[error]}", cmd, False)
+    if error != errno.ENOSYS:
+        return None
+    return _gvisor() or Cause(
+        "kernel", "this kernel was built without bpf(2)", "run on a kernel with CONFIG_BPF_SYSCALL", not filtered
+    )
+
+
+def _gvisor() -> Cause | None:
+    """The cause "this is gVisor": it answers uname(2) with the time at which Linux 4.4 was tagged."""
+    if "Sun Jan 10 15:06:54 PST 2016" not in (read_proc("/proc/version") or ""):
+        return None
+    return Cause("gvisor", "this looks like gVisor, which has no bpf(2)", "use a runtime on the host's kernel", False)
+
+
+def lacking(*capabilities: Capability, certain: bool = True) -> Cause:
+    """The cause "this process has not these capabilities"."""
+    names = [capability.name for capability in capabilities]
+    words = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in names)
+    it = "it" if len(names) == 1 else "them"
+    grant = f"grant {it} (docker run {words}, systemd AmbientCapabilities={' '.join(names)})"
     return Cause(
         "capability",
-        f"this process has no {name}",
-        f"run it as root, or grant it (docker run --cap-add {word}, systemd AmbientCapabilities={name})",
+        f"this process has no {' and no '.join(names)}",
+        grant if os.geteuid() == 0 else f"run it as root, or {grant}",
         certain,
-        capability,
+        capabilities,
     )
 
 
@@ -167,20 +251,33 @@ def _why_map_refused(cmd: Cmd, fd: int) -> Cause | None:
         text = f'the descriptor is {_WORDS[access]} and {verb} needs access="{needed}"'
         return Cause("descriptor", text, "open the map again with that")
     if needed != "r" and is_frozen(fd):
-        what = " already" if cmd == Cmd.BPF_MAP_FREEZE else f": {verb} from user space is over for good"
+        what = " already" if cmd == Cmd.BPF_MAP_FREEZE else ": push and pop from user space are over for good"
         return Cause("frozen", f"the map is frozen{what}", "peek and BPF programs go on")
     return None
 
 
 def _why_path_refused(cmd: Cmd, path: str) -> Cause | None:
-    folder, name = os.path.split(os.path.abspath(path))
-    file_system = file_system_of(folder)
-    if cmd == Cmd.BPF_OBJ_PIN and file_system not in (None, "bpf"):
-        text = f"{folder!r} is on {file_system}, and a pin lives in a bpffs"
-        return Cause("bpffs", text, "mount one (mount -t bpf bpf /sys/fs/bpf)")
-    if file_system == "bpf" and "." in name:
+    name = os.path.basename(os.path.abspath(path))
+    if cmd == Cmd.BPF_OBJ_PIN and (cause := why_no_bpffs(path)):
+        return cause
+    if why_no_bpffs(path) is None and "." in name:
         return Cause("name", f"the name {name!r} has a '.', which a bpffs keeps for itself", "choose another")
     return None
+
+
+def why_no_bpffs(path: str) -> Cause | None:
+    """The cause "this folder is in no bpffs"; None if it is, or is not there."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if door.simulated is not None:
+        there = door.simulated.bpffs
+        if os.path.commonpath((os.path.realpath(folder), there)) == there:
+            return None
+        return Cause("bpffs", f"{folder!r} is not in the simulated kernel's bpffs", f"that is {there!r}")
+    file_system = file_system_of(folder)
+    if file_system in (None, "bpf"):
+        return None
+    text = f"{folder!r} is on {file_system}, and a pin lives in a bpffs"
+    return Cause("bpffs", text, "mount one (mount -t bpf bpf /sys/fs/bpf, docker run -v /sys/fs/bpf:/sys/fs/bpf)")
 
 
 def _why_token_refused(cmd: Cmd, token_fd: int, map_type: MapType | None) -> Cause | None:
@@ -194,7 +291,7 @@ def _why_token_refused(cmd: Cmd, token_fd: int, map_type: MapType | None) -> Cau
                 return Cause("token", text, f"mount its bpffs with it in delegate_{what}")
     if is_privileged(Capability.CAP_BPF) is False:
         text = "a token counts only with CAP_BPF in its user namespace"
-        return Cause("token", text, "give the process that capability there", capability=Capability.CAP_BPF)
+        return Cause("token", text, "give the process that capability there", capabilities=(Capability.CAP_BPF,))
     return None
 
 
@@ -212,15 +309,17 @@ def _why_process_refused(cmd: Cmd) -> Cause:
     needed, capable = needed_capability(cmd), is_capable(cmd)
     refuses = seccomp_refuses(cmd)
     if refuses:
-        also = f" (and this process has no {needed.name})" if capable is False else ""
-        return Cause("seccomp", f"a seccomp filter refuses bpf(2){also}", "allow the system call in the filter")
+        return _seccomp_cause("refuses bpf(2)", cmd, True)
+    if gvisor := _gvisor():
+        return gvisor
     if cmd in _OPEN_COMMANDS:
         return _why_open_command_refused(capable)
     if cmd == Cmd.BPF_TOKEN_CREATE:
         return _why_no_token()
     if in_initial_user_namespace() is False:
         text = f"{needed.name} counts only outside user namespaces"
-        return Cause("user-namespace", text, "use a BPF token, or a map made by a helper outside")
+        remedy = _IN_A_USER_NAMESPACE.get(cmd, "let a helper outside do it")
+        return Cause("user-namespace", text, remedy, capabilities=(needed,))
     if capable is False:
         return lacking(needed, certain=refuses is False)
     if kernel_version() < (5, 11) and cmd in _CHARGED:
@@ -231,10 +330,32 @@ def _why_process_refused(cmd: Cmd) -> Cause:
     return _not_visible()
 
 
+# What stands in for a capability in a user namespace.
+_WITH_AN_ID = "open the map by its pin, or let a helper outside pass it on (rawbpf.send_map)"
+_IN_A_USER_NAMESPACE = {
+    Cmd.BPF_MAP_CREATE: "use a BPF token (Linux 6.9: rawbpf.Token), or a map made by a helper outside",
+    Cmd.BPF_BTF_LOAD: "use a BPF token (Linux 6.9: rawbpf.Token), or a map made by a helper outside",
+    **dict.fromkeys(_ID_COMMANDS, _WITH_AN_ID),
+}
+
+
+def _seccomp_cause(what: str, cmd: Cmd, certain: bool) -> Cause:
+    """The cause "a seccomp filter". Runtimes open theirs to a process with CAP_BPF or CAP_SYS_ADMIN."""
+    needed = needed_capability(cmd)
+    if is_privileged(needed) is False:
+        also = "" if cmd in _OPEN_COMMANDS else f" (and this process has no {needed.name})"
+        word = needed.name.removeprefix("CAP_")
+        remedy = f"allow the system call in the filter, which docker run --cap-add {word} does"
+        return Cause("seccomp", f"a seccomp filter {what}{also}", remedy, certain, (needed,))
+    though = ", though CAP_BPF is there" if has_capability(Capability.CAP_BPF) else ""
+    remedy = "allow the system call in the filter (--security-opt seccomp=...)"
+    return Cause("seccomp", f"a seccomp filter {what}{though}", remedy, certain)
+
+
 def _why_no_token() -> Cause:
     if has_capability(Capability.CAP_BPF) is False:
         text = "a token wants CAP_BPF in this user namespace"
-        return Cause("token", text, "give the process that capability", capability=Capability.CAP_BPF)
+        return Cause("token", text, "give the process that capability", capabilities=(Capability.CAP_BPF,))
     text = "the bpffs was not mounted for this user namespace"
     return Cause("token", text, "mount one whose fsopen() was called in here", False)
 

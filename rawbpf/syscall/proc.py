@@ -9,8 +9,9 @@ from rawbpf.abi import door
 
 
 class Capability(IntEnum):
-    """The capabilities bpf(2) asks for. Source: include/uapi/linux/capability.h."""
+    """The capabilities that matter for bpf(2) and its pins. Source: include/uapi/linux/capability.h."""
 
+    CAP_DAC_OVERRIDE = 1
     CAP_NET_ADMIN = 12
     CAP_SYS_ADMIN = 21
     CAP_SYS_RESOURCE = 24
