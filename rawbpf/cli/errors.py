@@ -36,11 +36,11 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 REPORTED = (OSError, ValueError, TypeError, LookupError, MemoryError, UsageError, NotReturned)
 
 
-def did_you_mean(word: str, possible: Iterable[str]) -> str:
-    """What to say of a word that is none of the possible ones: the one that is probably meant, or all."""
+def did_you_mean(word: str, possible: Iterable[str], otherwise: str = "") -> str:
+    """What to say of a word that is none of the possible ones: which is probably meant; `otherwise`, or all of them."""
     known = list(possible)
     near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else otherwise or f"it is one of {', '.join(known)}"
 
 
 def exit_code(error: Exception) -> int:

@@ -196,7 +196,7 @@ def parse(given: list[str]) -> argparse.Namespace:
     parser = new_parser()
     name = next((each for each in given if not each.startswith("-")), "")
     if name and name not in COMMANDS:
-        raise UsageError(f"there is no command {name!r}: {did_you_mean(name, COMMANDS)}")
+        raise UsageError(f"there is no command {name!r}: {did_you_mean(name, COMMANDS, 'see rawbpf --help')}")
     options = parser.parse_args(given)
     if options.command_name is None:
         raise UsageError("a command is needed", f"{parser.format_help()}\n")

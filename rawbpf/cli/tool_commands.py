@@ -27,7 +27,12 @@ def run_doctor(options: argparse.Namespace) -> int:
     failed = [check for check in failed if not check.works]
     if not failed:
         return DONE
-    return NOT_PERMITTED if any(check.cause for check in diagnosis.checks if check.works is False) else ERROR
+    kinds = {check.cause.kind for check in diagnosis.checks if check.works is False and check.cause is not None}
+    return NOT_PERMITTED if kinds - _NOT_THERE else ERROR
+
+
+# Kinds of causes that are no matter of permission.
+_NOT_THERE = {"kernel", "gvisor"}
 
 
 def run_explain(options: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from rawbpf.maps.queue_stack import Queue, QueueOrStack
 from rawbpf.observe.remedies import grants, remedies
 from rawbpf.observe.wording import counted
 from rawbpf.syscall import StrPath, describe
-from rawbpf.syscall.errors import BpfError, bpf_error
+from rawbpf.syscall.errors import BpfError, NotFound, bpf_error
 from rawbpf.syscall.permission import (
     Cause,
     is_privileged,
@@ -257,9 +257,10 @@ def _tried(name: str, attempt: Callable[[QueueOrStack[Any]], Check], q: QueueOrS
 
 
 def _failed(name: str, error: BpfError) -> Check:
-    """What the kernel answered. The hint stands there if it is not the cause's."""
-    told = BpfError(error.errno or 0, error.strerror or "", error.cmd, "" if error.cause else error.hint)
-    return Check(name, False, str(told), error.cause)
+    """What the kernel answered, and why; what is not there is no matter of a cause, and has its hint instead."""
+    cause = None if isinstance(error, NotFound) else error.cause
+    told = BpfError(error.errno or 0, error.strerror or "", error.cmd, "" if cause else error.hint)
+    return Check(name, False, str(told), cause)
 
 
 def _elements(q: QueueOrStack[Any]) -> Check:

@@ -99,8 +99,9 @@ def surroundings() -> str:
 
 
 def remedies(cause: Cause) -> list[tuple[str, str]]:
-    """What would help, each with where it is written, or "" for what is no matter of a place. Of the places only the one
-    that this process runs in, if that is known.
+    """What would help, each with where it is written, or "" for what is no matter of a place.
+
+    Of the places only the one that this process runs in, if that is known.
     """
     found, here = grants(cause), surroundings()
     places = [(here, found[here])] if here in found else list(found.items())

@@ -272,7 +272,7 @@ def why_no_bpffs(path: str) -> Cause | None:
         there = door.simulated.bpffs
         if os.path.commonpath((os.path.realpath(folder), there)) == there:
             return None
-        return Cause("bpffs", f"{folder!r} is not in the simulated kernel's bpffs", f"that is {there!r}")
+        return Cause("simulated", f"{folder!r} is not in the simulated kernel's bpffs", f"that is {there!r}")
     file_system = file_system_of(folder)
     if file_system in (None, "bpf"):
         return None

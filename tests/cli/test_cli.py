@@ -437,6 +437,39 @@ def test_doctor():
     assert "create: " in subprocess.run([*COMMAND, "doctor"], capture_output=True, text=True).stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--require", "create"], 0),
+        (["--require", "create,elements,ids,pins"], 0),
+        (["--require", "create,bulk"], 1),
+        (["--require", "creat"], 2),
+        (["--require", "push"], 2),
+        (["/nowhere/none"], 1),
+        (["/nowhere/none", "--require", "peek,pop"], 1),
+        (["/nowhere/none", "--require", "pins"], 2),
+    ],
+)
+def test_what_the_doctor_is_to_require(arguments, code):
+    """The exit code is about the checks that are required: those of a map, or of this process; others are usage
+    errors."""
+    # On the simulated kernel all works but bulk, whatever this process may do.
+    environment = os.environ | {"RAWBPF_SIMULATE": "1"}
+    done = subprocess.run([*COMMAND, "doctor", *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+def test_the_doctor_tries_a_map(pinned):
+    """`doctor MAP` says what works with it and leaves it as it is; --json has the same checks."""
+    path = pinned(Queue, "<I", 4)
+    run("push", path, 1, 2)
+    found = json.loads(run("doctor", path, "--json", "--require", "peek,push,pop,qsize"))
+    assert [check["name"] for check in found["checks"]] == ["open", "peek", "push", "pop", "qsize"]
+    assert run("snapshot", path) == "1\n2\n"
+
+
 # What is closed, odd or beyond all measure
 
 

@@ -114,6 +114,34 @@ def test_without_cap_perfmon(kind):
     assert run(",+bpf,+perfmon") == "1 [b'abcd']\n"
 
 
+@pytest.mark.linux("5.19")
+@pytest.mark.skipif(not IS_ROOT, reason="needs CAP_SETPCAP (root)")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+@pytest.mark.parametrize("look", ["qsize", "snapshot"])
+def test_without_any_capability(kind, look):
+    """The error is about the map, names both capabilities, and has no name of the programs and arrays that look."""
+    with kind(4, 3, name="jobs") as m:
+        code = (
+            f"import rawbpf\nm = rawbpf.{kind.__name__}.from_fd({m.fileno()})\n"
+            f"try: m.{look}()\n"
+            "except rawbpf.NotPermitted as e: print(e); print(e.subject, *[each.name for each in e.cause.capabilities])"
+        )
+        result = subprocess.run(
+            ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            pass_fds=[m.fileno()],
+        )
+    error, cause = result.stdout.splitlines()
+    subject = f"{kind.__name__.lower()} 'jobs'"
+    assert error.startswith(
+        f"looking into {subject} is not permitted [BPF_PROG_LOAD: EPERM]; this process has no CAP_BPF"
+    )
+    assert cause == f"{subject} CAP_BPF CAP_PERFMON"
+    assert "rawbpf_" not in error
+    assert "program" not in error
+
+
 def test_without_btf(kind, monkeypatch):
     """A kernel without BTF is Unsupported, and the text says so."""
     monkeypatch.setattr(reader, "VMLINUX", "/nowhere")

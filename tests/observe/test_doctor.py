@@ -34,20 +34,21 @@ needs_unshare = pytest.mark.skipif(
 )
 
 NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 CAP_BPF_ALONE = ("setpriv", "--bounding-set=-all,+bpf", "--inh-caps=-all,+bpf")
 
-# Installs a filter that answers EPERM to bpf(2), to all its commands or to one.
+# Installs a filter that answers EPERM, or another errno, to bpf(2), to all its commands or to one.
 SECCOMP = """
 import ctypes, os, struct
 from rawbpf.abi.syscall_number import syscall_number
-def forbid_bpf(command=None):
+def forbid_bpf(command=None, error=1):
     number = syscall_number(os.uname().machine, struct.calcsize("P"))
     load, equal, give = 0x20, 0x15, 0x06                        # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     code = [(load, 0, 0, 0), (equal, 0, 1 if command is None else 3, number)]
     if command is not None:
         low = 16 if os.sys.byteorder == "little" else 20        # args[0] of struct seccomp_data
         code += [(load, 0, 0, low), (equal, 0, 1, command)]
-    code += [(give, 0, 0, 0x00050001), (give, 0, 0, 0x7FFF0000)]  # SECCOMP_RET_ERRNO|EPERM, SECCOMP_RET_ALLOW
+    code += [(give, 0, 0, 0x00050000 | error), (give, 0, 0, 0x7FFF0000)]  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
     text = b"".join(struct.pack("=HBBI", *each) for each in code)
     buffer = ctypes.create_string_buffer(text)
     program = struct.pack("HP", len(code), ctypes.addressof(buffer))
@@ -112,8 +113,30 @@ def test_the_doctor_leaves_nothing_behind(bpf_folder):
 def test_a_diagnosis_needs_no_privilege():
     """diagnose() answers whoever asks, and its report has a line for each check."""
     report = str(rawbpf.diagnose())
-    for name in ("create", "elements", "bulk", "qsize", "ids", "pins"):
+    for name in doctor.CHECKS:
         assert f"  {name}: " in report
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("unprivileged", [False, True])
+def test_a_report_fits(width, unprivileged):
+    """No line of a report is wider than it may be, in whatever words: only one that has no blank to break at."""
+    with rawbpf.simulate(unprivileged=unprivileged):
+        report = rawbpf.diagnose().report(width)
+    assert all(len(line) <= width or " " not in line.strip() for line in report.splitlines())
+
+
+@pytest.mark.creates
+@needs_setpriv
+def test_no_remedy_is_said_twice():
+    """Checks with the same cause refer to it by one number, and no remedy stands in the report twice."""
+    report = run("import rawbpf; print(rawbpf.diagnose().report(1000))", *NOBODY)
+    lines = [line for line in report.splitlines() if line.startswith("   ")]
+    assert lines
+    assert len(lines) == len(set(lines))
+    assert report.count("run it as root") == 1
+    numbers = re.findall(r"-> (\d+)$", report, re.MULTILINE)
+    assert set(numbers) == set(re.findall(r"^(\d+)  ", report, re.MULTILINE))
 
 
 # Capabilities
@@ -196,6 +219,55 @@ def test_a_seccomp_filter(command):
     assert found["create"]["cause"]["certain"] is True
     assert found["facts"]["seccomp"].startswith("a filter refuses")
     assert run(f"{SECCOMP}forbid_bpf({command})\n{CREATE}").startswith(f"{errno.EPERM} a seccomp filter refuses bpf(2)")
+
+
+@pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.creates
+@pytest.mark.parametrize("error", ["ENOSYS", "EINVAL"])
+def test_a_seccomp_filter_that_answers_as_an_old_kernel_would(error):
+    """A filter that answers ENOSYS or EINVAL is found, because the kernel would answer E2BIG to an attr that is too
+    long; it is called a guess."""
+    before = f"{SECCOMP}forbid_bpf(error={getattr(errno, error)})\n"
+    cause = diagnosed(before=before)["create"]["cause"]
+    assert (cause["kind"], cause["certain"]) == ("seccomp", False)
+    assert cause["text"] == f"a seccomp filter seems to answer bpf(2) with {error}, though CAP_BPF is there"
+    code = before + CREATE.replace("NotPermitted as error: print(", "BpfError as error: print(type(error).__name__, ")
+    name = {"ENOSYS": "Unsupported", "EINVAL": "BpfError"}[error]
+    assert run(code).startswith(f"{name} {getattr(errno, error)} a seccomp filter seems to answer")
+
+
+@pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.creates
+def test_what_is_there_is_not_recommended():
+    """With CAP_BPF under a filter the remedies are about the filter; none of them adds the capability again."""
+    create = diagnosed(before=f"{SECCOMP}forbid_bpf()\n")["create"]
+    assert create["cause"]["text"] == "a seccomp filter refuses bpf(2), though CAP_BPF is there"
+    assert "--security-opt seccomp=" in create["cause"]["help"]
+    for where in ("docker", "podman"):
+        assert "--security-opt seccomp=seccomp.json" in create["cause"]["grants"][where]
+    assert not any("cap-add" in grant or "CAP_BPF" in grant for grant in create["cause"]["grants"].values())
+
+
+@pytest.mark.parametrize(
+    ("error", "version", "kind", "certain"),
+    [
+        (errno.ENOSYS, "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n", "gvisor", False),
+        (errno.ENOSYS, "Linux version 6.1.0 (gcc) #1 SMP\n", "kernel", True),
+        (errno.EPERM, "Linux version 4.19.0-gvisor #1 SMP Sun Jan 10 15:06:54 PST 2016\n", "gvisor", False),
+    ],
+)
+def test_where_bpf_is_not_there(monkeypatch, error, version, kind, certain):
+    """gVisor, and a kernel without bpf(2), are named; gVisor, which is known by its version alone, as a guess."""
+    monkeypatch.setattr(permission, "read_proc", lambda path: version if path == "/proc/version" else None)
+    monkeypatch.setattr(permission, "proc_fields", lambda path: {"Seccomp": "0", "CapEff": "0"})
+    previous = door.set_hook(lambda cmd, attr, size: -error)
+    try:
+        create = rawbpf.diagnose().check("create")
+    finally:
+        door.set_hook(previous)
+    assert create.works is False
+    assert create.cause is not None
+    assert (create.cause.kind, create.cause.certain) == (kind, certain)
 
 
 @pytest.mark.creates
@@ -292,6 +364,91 @@ def test_a_pin_with_a_dot(bpf_folder):
     with Queue(4, 1) as q:
         hint = hint_of(lambda: q.pin(f"{bpf_folder}/dotted.name"))
     assert hint.startswith("the name 'dotted.name' has a '.'")
+
+
+# One map
+
+
+def checks_of(spec: object) -> dict[str, Any]:
+    return {check.name: check for check in rawbpf.diagnose(str(spec)).checks}
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.parametrize("kind", [Queue, rawbpf.Stack])
+def test_a_map_is_tried_and_not_harmed(kind, bpf_folder):
+    """Every check works, and after them the map holds what it held: full, empty, or in between."""
+    for held in ([], [1, 2], [1, 2, 3]):
+        with kind("<I", 3) as m:
+            m.push_many(held)
+            m.pin(f"{bpf_folder}/tried{len(held)}")
+            before = m.snapshot()
+            found = checks_of(f"{bpf_folder}/tried{len(held)}")
+            assert {name: check.works for name, check in found.items()} == dict.fromkeys(doctor.CHECKS_OF_A_MAP, True)
+            assert m.snapshot() == before
+            assert found["qsize"].evidence == f"{len(held)} element{'s' * (len(held) != 1)}, room for 3"
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.linux("5.2")
+def test_a_frozen_map_is_tried():
+    """A frozen map can be peeked at and counted; push and pop are refused, for one cause."""
+    with Queue("<I", 3) as q:
+        q.push(1)
+        q.freeze()
+        found = checks_of(f"id:{q.id}")
+        assert {name for name, check in found.items() if check.works} == {"open", "peek", "qsize"}
+        assert found["push"].cause == found["pop"].cause
+        assert found["push"].cause.kind == "frozen"
+        assert q.qsize() == 1
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.linux("5.19")
+@needs_setpriv
+def test_a_map_that_may_only_be_read(bpf_folder):
+    """Where the pin's mode lets this process read, it is opened so; push and pop say whose the pin is."""
+    os.chmod(bpf_folder, 0o755)
+    path = f"{bpf_folder}/read"
+    with Queue("<I", 3) as q:
+        q.pin(path)
+        os.chmod(path, 0o644)
+        code = f"import json, rawbpf; print(json.dumps(rawbpf.diagnose({path!r}).as_dict()))"
+        found = {check["name"]: check for check in json.loads(run(code, *NOBODY))["checks"]}
+    assert {name: check["works"] for name, check in found.items()} == {
+        "open": True,
+        "peek": True,
+        "push": False,
+        "pop": False,
+        "qsize": False,
+    }
+    assert found["open"]["evidence"].endswith("for reading alone")
+    for name in ("push", "pop"):
+        assert found[name]["cause"]["kind"] == "owner"
+        assert "chown 65534" in found[name]["cause"]["help"]
+    assert found["qsize"]["cause"]["text"] == "this process has no CAP_BPF and no CAP_PERFMON"
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+def test_a_map_of_another_type_is_opened():
+    """Of a map that is neither queue nor stack the doctor says what it is."""
+    if door.simulated is not None:
+        pytest.skip("needs a real kernel: other maps")
+    with rawbpf.Array("<I", 3, name="counters") as m:
+        assert list(checks_of(f"id:{m.id}")) == ["open"]
+        assert checks_of(f"id:{m.id}")["open"].evidence.startswith("array 'counters'")
+
+
+def test_a_map_that_is_not_there(tmp_path):
+    """A map that can't be opened has the one check, which says why."""
+    found = checks_of(tmp_path / "none")
+    assert list(found) == ["open"]
+    assert found["open"].works is False
+    assert "nothing is pinned" in found["open"].evidence
 
 
 # What can't be produced here, from what /proc would say

@@ -261,9 +261,9 @@ def test_freeze(raw_errno, three):
     assert three.peek() == one(order(three, 1, 2, 3)[0])
     for cmd in (PUSH, POP):
         assert raw_errno(cmd, element(three, bytearray(4)), 32) == errno.EPERM
-    with pytest.raises(NotPermitted, match="the map is frozen: push from user space is over"):
+    with pytest.raises(NotPermitted, match="the map is frozen: push and pop from user space are over"):
         three.push(one(4))
-    with pytest.raises(NotPermitted, match="the map is frozen: pop"):
+    with pytest.raises(NotPermitted, match="the map is frozen: push and pop"):
         three.pop()
     with pytest.raises(NotPermitted, match="is frozen already") as caught:
         three.freeze()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import rawbpf
 from rawbpf import Cmd, Queue
 from rawbpf.syscall import permission, proc
 from rawbpf.syscall.proc import Capability, kernel_version
@@ -80,7 +81,7 @@ def test_which_capability_a_command_needs(monkeypatch, kernel, cmd, capabilities
         (False, True, None, "this process has no CAP_BPF: run it as root"),
         (False, False, False, "CAP_BPF counts only outside user namespaces: use a BPF token"),
         (True, False, False, "CAP_BPF counts only outside user namespaces: use a BPF token"),
-        (True, True, True, "a seccomp filter refuses bpf(2): allow"),
+        (True, True, True, "a seccomp filter refuses bpf(2), though CAP_BPF is there: allow"),
         (False, True, True, "a seccomp filter refuses bpf(2) (and this process has no CAP_BPF): allow"),
         (True, True, False, "no cause is visible in /proc: a security module may"),
         (None, None, None, "no cause is visible"),
@@ -92,10 +93,34 @@ def test_the_reasons_in_their_order(monkeypatch, capable, initial, filtered, hin
     monkeypatch.setattr(permission, "has_capability", lambda capability: capable)
     monkeypatch.setattr(permission, "in_initial_user_namespace", lambda: initial)
     monkeypatch.setattr(permission, "seccomp_refuses", lambda cmd: filtered)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert hint in str(permission.why_not_permitted(CREATE))
 
 
-# The kernel's answers, in processes that gave their privileges away
+def test_root_is_not_told_to_become_root(monkeypatch):
+    """To root of a container "run it as root" says nothing: the hint is to grant the capability."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert permission.lacking(Capability.CAP_BPF).help.startswith("grant it (docker run --cap-add BPF")
+
+
+def test_several_capabilities_are_named_at_once():
+    """What needs two capabilities names both, in the text and in what grants them."""
+    cause = permission.lacking(Capability.CAP_BPF, Capability.CAP_PERFMON)
+    assert cause.text == "this process has no CAP_BPF and no CAP_PERFMON"
+    assert "docker run --cap-add BPF --cap-add PERFMON" in cause.help
+    assert cause.capability is Capability.CAP_BPF
+
+
+@pytest.mark.parametrize("cmd", [IDS, Cmd.BPF_MAP_GET_FD_BY_ID, Cmd.BPF_PROG_LOAD])
+def test_a_token_is_recommended_only_where_it_counts(monkeypatch, cmd):
+    """In a user namespace no token permits ids, and rawbpf's programs take none: the hint names another way."""
+    monkeypatch.setattr(permission, "in_initial_user_namespace", lambda: False)
+    monkeypatch.setattr(permission, "seccomp_refuses", lambda cmd: False)
+    cause = permission.why_not_permitted(cmd)
+    assert cause.kind == "user-namespace"
+    assert "token" not in str(cause)
+    assert "helper outside" in cause.help
+
 
 AS_NOBODY = """
 import errno, os, rawbpf
@@ -110,6 +135,92 @@ def answer(call):
         print("done")
 """
 
+
+def run(code: str, **options) -> list[str]:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout.splitlines()
+
+
+# Whose a pin is
+
+
+@pytest.fixture
+def not_mine(bpf_folder):
+    """A pin of this user's, which a process of nobody's is to open."""
+    with Queue(4, 4) as m:
+        m.pin(f"{bpf_folder}/mine")
+        os.chmod(bpf_folder, 0o755)
+        yield f"{bpf_folder}/mine"
+
+
+OPEN = "answer(lambda: rawbpf.Queue.open({!r}))"
+
+
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
+@pytest.mark.parametrize(
+    ("mode", "helps"),
+    [
+        (0o600, 'as root: chown 65534 {0}; or chmod o+r {0}, then access="r" can peek'),
+        (0o644, 'access="r" is permitted, and can peek; to push and pop, as root: chown 65534 {0}'),
+    ],
+)
+def test_a_pin_of_another_user(not_mine, mode, helps):
+    """The hint says whose the pin is, which mode it has, who this process is, and what to do."""
+    os.chmod(not_mine, mode)
+    [line] = run(AS_NOBODY + OPEN.format(not_mine))
+    whose = f"{not_mine!r} belongs to root (uid 0) and has mode {mode:04o}, and this process is nobody (uid 65534)"
+    assert line == f"EACCES {whose}: {helps.format(not_mine)}"
+
+
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
+def test_a_folder_of_another_user(not_mine):
+    """Where a folder above the pin can't be searched, it is that folder that the hint is about."""
+    folder = os.path.dirname(not_mine)
+    os.chmod(folder, 0o700)
+    [line] = run(AS_NOBODY + OPEN.format(not_mine))
+    assert line.startswith(f"EACCES {folder!r} belongs to root (uid 0) and has mode 0700")
+    assert line.endswith(f"as its owner: chmod o+x {folder}")
+
+
+@pytest.mark.admin
+@pytest.mark.real_kernel(reason="privileges")
+def test_root_of_a_container_owns_no_pin(not_mine):
+    """Root without CAP_DAC_OVERRIDE can't open another user's pin, and is not told to become root."""
+    os.chown(not_mine, 65534, 65534)
+    code = (
+        f"import rawbpf\ntry: rawbpf.Queue.open({not_mine!r})\nexcept rawbpf.NotPermitted as error: print(error.hint)"
+    )
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    result = subprocess.run([*drop, sys.executable, "-c", code], capture_output=True, text=True)
+    assert "belongs to nobody (uid 65534) and has mode 0600, and this process is root (uid 0)" in result.stdout
+    assert f"with CAP_CHOWN: chown 0 {not_mine}" in result.stdout
+
+
+@pytest.mark.creates
+def test_a_pin_where_no_bpffs_is(tmp_path):
+    """Opening and pinning where no bpffs is mounted name the file system that is there, whatever the errno."""
+    with pytest.raises(rawbpf.NotFound) as caught:
+        Queue.open(tmp_path / "pin")
+    assert caught.value.errno == errno.ENOENT
+    assert "a pin lives in a bpffs" in caught.value.hint or "simulated kernel's bpffs" in caught.value.hint
+
+
+@pytest.mark.creates
+@pytest.mark.real_kernel(reason="sysfs")
+@pytest.mark.skipif(proc.file_system_of("/sys/fs") != "sysfs", reason="needs sysfs at /sys")
+def test_a_pin_in_sysfs():
+    """sysfs answers ENOENT to a new file, in a folder that is there: the error does not say that it is missing."""
+    with Queue(4, 4) as m, pytest.raises(rawbpf.BpfError) as caught:
+        m.pin("/sys/fs/rawbpf_no_such_file")
+    assert "does not exist" not in str(caught.value)
+    assert "'/sys/fs' is on sysfs, and a pin lives in a bpffs" in caught.value.hint
+
+
+# The kernel's answers, in processes that gave their privileges away
+
 IN_A_USER_NAMESPACE = """
 import rawbpf
 from rawbpf.maps import bpffs
@@ -119,12 +230,6 @@ try:
 except rawbpf.NotPermitted as e:
     print(e.errno, e.hint)
 """
-
-
-def run(code: str, **options) -> list[str]:
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout.splitlines()
 
 
 @pytest.mark.admin
