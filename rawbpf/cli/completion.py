@@ -46,7 +46,7 @@ complete -c rawbpf -a '(__rawbpf_words)'
 def words_after(parser: argparse.ArgumentParser, words: list[str]) -> list[str]:
     """What the last of the words, the beginning of one, may become; empty where a file is wanted."""
     *before, begun = words or [""]
-    commands = _commands(parser)
+    commands = subparsers(parser)
     command = commands.get(before[0]) if before else None
     if command is None:
         found = list(commands) if not before else []
@@ -58,7 +58,8 @@ def words_after(parser: argparse.ArgumentParser, words: list[str]) -> list[str]:
     return sorted(word for word in found if word.startswith(begun) and escaped(word) == word)
 
 
-def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
     action = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
     return dict(action.choices)
 

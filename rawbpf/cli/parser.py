@@ -7,6 +7,7 @@ from typing import NamedTuple, NoReturn
 
 from rawbpf.abi.door import FFI_MODE
 from rawbpf.cli import arguments, element_commands, map_commands, object_commands, tool_commands
+from rawbpf.cli.completion import subparsers
 from rawbpf.cli.errors import EXIT_CODES, UsageError, did_you_mean
 from rawbpf.cli.help import add_help_arguments, run_help
 from rawbpf.cli.learn import add_learn_arguments, run_learn
@@ -197,7 +198,20 @@ def parse(given: list[str]) -> argparse.Namespace:
     name = next((each for each in given if not each.startswith("-")), "")
     if name and name not in COMMANDS:
         raise UsageError(f"there is no command {name!r}: {did_you_mean(name, COMMANDS, 'see rawbpf --help')}")
-    options = parser.parse_args(given)
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        raise UsageError(*_about_unknown(parser, name, unknown))
     if options.command_name is None:
         raise UsageError("a command is needed", f"{parser.format_help()}\n")
     return options
+
+
+def _about_unknown(parser: Parser, name: str, unknown: list[str]) -> tuple[str, str]:
+    """What to say of arguments that the command does not take, and how it is called."""
+    command = subparsers(parser)[name] if name else parser
+    option = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+    if not option:
+        return f"unrecognized arguments: {' '.join(unknown)}", command.format_usage()
+    known = [each for action in command._actions for each in action.option_strings]
+    hint = did_you_mean(option, known, f"see rawbpf {name} --help".replace("  ", " "))
+    return f"there is no option {option!r}: {hint}", command.format_usage()

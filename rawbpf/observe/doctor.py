@@ -287,7 +287,8 @@ def _qsize(q: QueueOrStack[Any]) -> Check:
         size = q.qsize()
     finally:
         q.pop()
-    return Check("qsize", True, f"a BPF program counted {counted(size, 'element')}")
+    who = "a BPF program" if door.simulated is None else "the simulated kernel"
+    return Check("qsize", True, f"{who} counted {counted(size, 'element')}")
 
 
 def _ids() -> Check:

@@ -204,7 +204,7 @@ def bpf_error(
             "Unsupported", "{subject}: " + f"{cmd.name} came with Linux {cmd.since}, this is {running}"
         )
     if error == errno.EOPNOTSUPP and door.simulated is not None:
-        meaning, hint = meanings.Meaning("Unsupported", meaning.what), door.simulated.limits
+        meaning, hint = meanings.Meaning("Unsupported", "{subject}: not simulated"), door.simulated.limits
     details.setdefault("subject", "bpf(2)")
     details["command"] = cmd.name.removeprefix("BPF_").lower()
     if "max_entries" in details:

@@ -41,6 +41,23 @@ def test_a_mistyped_command(typed, meant):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["pop", "/nowhere", "--cuont", "3"], "there is no option '--cuont': did you mean '--count'?"),
+        (["doctor", "--requir3=create"], "there is no option '--requir3': did you mean '--require'?"),
+        (["--versoin"], "there is no option '--versoin': did you mean '--version'?"),
+        (["pop", "/nowhere", "--qqqq"], "there is no option '--qqqq': see rawbpf pop --help"),
+        (["pop", "/nowhere", "/again"], "unrecognized arguments: /again"),
+    ],
+)
+def test_a_mistyped_option(arguments, says):
+    """The nearest option of the command is suggested, and else its help; the usage is that of the command."""
+    text = run(*arguments, code=2)
+    assert text.endswith(f"rawbpf: {says}\n")
+    assert text.startswith("usage: rawbpf" if arguments[0].startswith("-") else f"usage: rawbpf {arguments[0]} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
         (["push", "/nowhere"], "the following arguments are required: VALUE"),
         (["pop", "/nowhere", "--count", "0"], "argument -n/--count: '0' is not a number above 0"),
         (["peek", "/nowhere", "--hex", "--raw"], "not allowed with argument"),

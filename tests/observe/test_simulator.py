@@ -1031,3 +1031,40 @@ def test_a_call_that_comes_after_the_end(monkeypatch, tmp_path):
         assert outer.owns(fd)
         os.close(fd)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "hint"),
+    [
+        (
+            lambda q: q.pin("/tmp/pin"),
+            rawbpf.NotPermitted,
+            "'/tmp' is not in the simulated kernel's bpffs: that is '{0}'",
+        ),
+        (lambda q: Queue.open("/tmp/no/no"), rawbpf.NotFound, "'/tmp/no' is not in the simulated kernel's bpffs"),
+        (lambda q: Queue.open("/etc/passwd"), rawbpf.NotPermitted, "'/etc' is not in the simulated kernel's bpffs"),
+        (lambda q: rawbpf.Hash(4, 4, 4), rawbpf.Unsupported, "the simulated kernel has queues, stacks and their BTF"),
+        (
+            lambda q: rawbpf.Program(1, b"\x95" + bytes(7)),
+            rawbpf.Unsupported,
+            "the simulated kernel has queues, stacks",
+        ),
+        (lambda q: rawbpf.Token.open("/tmp"), rawbpf.Unsupported, "the simulated kernel has queues, stacks"),
+    ],
+)
+def test_what_the_simulated_kernel_refuses_it_explains(call, kind, hint):
+    """A path outside its bpffs is answered with where that is, and what it does not do with what it does."""
+    with rawbpf.simulate() as kernel, Queue(4, 4) as q:
+        with pytest.raises(kind) as caught:
+            call(q)
+        assert hint.format(kernel.bpffs) in caught.value.hint
+
+
+def test_a_dot_in_a_name_of_the_simulated_bpffs():
+    """As in a bpffs: refused, and the hint says that it is the dot."""
+    with (
+        rawbpf.simulate() as kernel,
+        Queue(4, 4) as q,
+        pytest.raises(rawbpf.NotPermitted, match=r"has a '\.', which a bpffs"),
+    ):
+        q.pin(f"{kernel.bpffs}/dotted.name")
