@@ -55,7 +55,7 @@ def words_after(parser: argparse.ArgumentParser, words: list[str]) -> list[str]:
     else:
         action = _wanted(command, before[1:])
         found = [] if action is None else list(_values(action))
-    return sorted(word for word in found if word.startswith(begun) and escaped(word) == word)
+    return sorted({word for word in found if word.startswith(begun) and escaped(word) == word})
 
 
 def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
