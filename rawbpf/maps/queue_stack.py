@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypedDict, TypeVar, overload
 
 from rawbpf import syscall
-from rawbpf.abi import BPF_ANY, Cmd, MapType
+from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd, MapType
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, new_map, raise_hook_failure
 from rawbpf.maps.bulk import FREE, Batch, Bulk, Status, element_error
 from rawbpf.maps.map import Map
@@ -194,13 +194,16 @@ class QueueOrStack(Map, Generic[T]):
     # The timeouts of push() and pop() are meant to be passed by keyword. They are no keyword-only parameters because
     # CPython 3.11 calls functions that have such parameters in a slower way, which adds 8 % to a pop() without timeout.
 
-    def push(self, value: T, flags: int = BPF_ANY, timeout: float | None = None) -> None:
+    def push(
+        self, value: T, flags: int = BPF_ANY, timeout: float | None = None, overwrite: bool = False
+    ) -> None:
         """Adds an element (BPF_MAP_UPDATE_ELEM).
 
         Args:
             value: Encoded to exactly value_size bytes.
             flags: BPF_ANY: fail when full. BPF_EXIST: when full, drop the oldest element first (a stack: its bottom).
             timeout: How many seconds to wait for room in a full map; None and 0: not at all. math.inf: for ever.
+            overwrite: True is BPF_EXIST in Python's words.
 
         Raises:
             Full: max_entries elements are in the map, also after `timeout` seconds, and flags is BPF_ANY (E2BIG).
@@ -216,6 +219,8 @@ class QueueOrStack(Map, Generic[T]):
         ...         print("still full")
         still full
         """
+        if overwrite:
+            flags |= BPF_EXIST
         if timeout is not None:
             return self._push_within(timeout, value, flags)
         if flags is not BPF_ANY:
@@ -330,19 +335,19 @@ class QueueOrStack(Map, Generic[T]):
 
     # Many elements
 
-    def push_many(self, values: "Iterable[T] | Buffer", flags: int = BPF_ANY) -> int:
+    def push_many(self, values: "Iterable[T] | Buffer", flags: int = BPF_ANY, *, overwrite: bool = False) -> int:
         """Pushes many elements, in one system call where the kernel lets a program do it (see `bulk`).
 
         Args:
             values: An iterable of values, all of which are encoded before the first is pushed; or a contiguous buffer
                 (bytes, array, numpy array) of whole values, which is pushed as it is.
-            flags: As for push(): BPF_ANY stops when the map is full, BPF_EXIST overwrites the oldest.
+            flags, overwrite: As for push(): BPF_ANY stops when the map is full, BPF_EXIST overwrites the oldest.
 
         Returns how many were pushed, in order: fewer than given if the map became full.
 
         Raises what push() raises for the first element, except Full: that is 0.
         """
-        return self._bulk.push_many(values, flags)
+        return self._bulk.push_many(values, flags | BPF_EXIST if overwrite else flags)
 
     def pop_many(self, limit: int) -> list[T]:
         """Takes up to `limit` elements, in one system call where the kernel lets a program do it (see `bulk`).

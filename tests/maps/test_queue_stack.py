@@ -730,3 +730,27 @@ def test_arguments_of_other_types(no_calls, arguments, says):
     """The TypeError names the argument."""
     with pytest.raises(TypeError, match=says):
         Queue(**{"value": 4, "max_entries": 3, **arguments})
+
+
+def test_overwrite_is_bpf_exist(kind):
+    """push() and push_many() with overwrite=True do to a full map what they do with BPF_EXIST."""
+    with kind("<I", 2) as ours, kind("<I", 2) as theirs:
+        for number in range(5):
+            ours.push(number, overwrite=True)
+            theirs.push(number, rawbpf.BPF_EXIST)
+        assert ours.push_many(range(5, 8), overwrite=True) == theirs.push_many(range(5, 8), rawbpf.BPF_EXIST) == 3
+        assert ours.pop_many(3) == theirs.pop_many(3)
+
+
+def test_overwrite_does_not_excuse_other_flags(kind):
+    """overwrite=True beside flags that break the rules is a ValueError, and overwrite=False is as if it were not
+    there."""
+    with kind("<I", 1) as m:
+        with pytest.raises(ValueError, match="push takes BPF_ANY or BPF_EXIST"):
+            m.push(1, 1, overwrite=True)
+        with pytest.raises(ValueError, match="push takes BPF_ANY or BPF_EXIST"):
+            m.push_many([1], 1, overwrite=True)
+        m.push(1, overwrite=False)
+        with pytest.raises(rawbpf.Full):
+            m.push(2, overwrite=False)
+        assert m.pop_many(2) == [1]
