@@ -6,7 +6,7 @@ from typing import Any
 
 from rawbpf.cli.completion import SCRIPTS, words_after
 from rawbpf.cli.errors import DONE, ERROR, NOT_PERMITTED, UsageError, did_you_mean
-from rawbpf.cli.output import say, say_json
+from rawbpf.cli.output import BOLD, say, say_json
 
 
 def run_doctor(options: argparse.Namespace) -> int:
@@ -20,7 +20,8 @@ def run_doctor(options: argparse.Namespace) -> int:
     if options.json:
         say_json(diagnosis.as_dict())
     else:
-        say(diagnosis.report(max(40, shutil.get_terminal_size().columns)))
+        for line in diagnosis.report(max(40, shutil.get_terminal_size().columns)).splitlines():
+            say(line, BOLD if line.startswith("NO ") else "")
     # Of a map that could not be opened there is no other check.
     checks = {check.name: check for check in diagnosis.checks}
     failed = [checks.get(name, diagnosis.checks[0]) for name in options.require or possible[:1]]

@@ -1,7 +1,8 @@
 """What to write where for a cause: for Docker, Podman, Kubernetes, systemd and setcap(8).
 
 What a runtime's own seccomp profile lets pass depends on the capabilities that the container is given: Docker's (since
-23.0) and Podman's (since 5.2) open bpf(2) to CAP_BPF, both always did to CAP_SYS_ADMIN. The guide containers says more.
+23.0), containerd's (since 1.6.9) and Podman's (since 5.2) open bpf(2) to CAP_BPF, all of them always did to
+CAP_SYS_ADMIN. The guide containers says more.
 """
 
 import os

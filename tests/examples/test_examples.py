@@ -1,11 +1,14 @@
 """The examples in the package run, and the files for containers and systemd promise what holds."""
 
+import errno
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +104,47 @@ def test_the_capabilities_in_the_files(bpf_folder, capabilities):
     )
     assert result.stderr == ""
     assert result.stdout == '{"value": [7, 80]}\n{"value": [8, 443]}\n'
+
+
+def profile() -> dict[str, Any]:
+    return json.loads((EXAMPLES / "seccomp.json").read_text())
+
+
+def test_the_seccomp_profile_is_one():
+    """The profile refuses what it does not name, with ENOSYS, names each system call once, and bpf(2) among them."""
+    found = profile()
+    assert (found["defaultAction"], found["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", errno.ENOSYS)
+    assert {rule["action"] for rule in found["syscalls"]} == {"SCMP_ACT_ALLOW"}
+    names = [name for rule in found["syscalls"] for name in rule["names"]]
+    assert len(names) == len(set(names))
+    assert {"bpf", "perf_event_open"} <= set(names)
+    # What would let a container out, or let it change the system.
+    assert not {"mount", "unshare", "setns", "ptrace", "init_module", "keyctl", "reboot", "open_by_handle_at"} & set(
+        names
+    )
+
+
+@pytest.mark.real_kernel(reason="strace")
+@pytest.mark.creates
+@pytest.mark.admin
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(
+    "arguments",
+    [["doctor"], ["push", "{0}", "1", "2"], ["snapshot", "{0}"], ["drain", "{0}", "--json"], ["list"], ["tour"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_seccomp_profile_allows_what_rawbpf_calls(arguments, bpf_folder, tmp_path):
+    """Each system call that strace sees of a command is in the profile, but those that mount the tour's bpffs."""
+    path = f"{bpf_folder}/jobs"
+    with Queue("<I", 8, name="jobs") as q:
+        q.pin(path)
+    log = tmp_path / "strace"
+    command = [sys.executable, "-m", "rawbpf", *(each.format(path) for each in arguments)]
+    subprocess.run(["strace", "-f", "-qq", "-o", log, *command], check=True, stdout=subprocess.DEVNULL)
+    called = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
+    assert "bpf" in called
+    allowed = {name for rule in profile()["syscalls"] for name in rule["names"]}
+    assert called - allowed - {"mount", "umount2"} == set()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
