@@ -450,11 +450,11 @@ def test_doctor():
         (["/nowhere/none", "--require", "pins"], 2),
     ],
 )
-def test_what_the_doctor_is_to_require(arguments, code):
+def test_what_the_doctor_is_to_require(tmp_path, arguments, code):
     """The exit code is about the checks that are required: those of a map, or of this process; others are usage
     errors."""
     # On the simulated kernel all works but bulk, whatever this process may do.
-    environment = os.environ | {"RAWBPF_SIMULATE": "1"}
+    environment = os.environ | {"RAWBPF_SIMULATE": str(tmp_path / "kernel")}
     done = subprocess.run([*COMMAND, "doctor", *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == code, done.stdout + done.stderr
 
