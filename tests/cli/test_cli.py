@@ -461,6 +461,19 @@ def test_what_the_doctor_is_to_require(tmp_path, arguments, code):
 
 @pytest.mark.creates
 @pytest.mark.admin
+@real_kernel
+@needs_setpriv
+def test_what_is_not_permitted_is_exit_code_4(pinned):
+    """Of what is required and not permitted, here or with a map, the exit code is 4; what is not required is not
+    asked about."""
+    path = pinned(Queue, "<I", 4)
+    run("doctor", code=4, prefix=NO_CAPABILITY)
+    run("doctor", path, "--require", "qsize", code=4, prefix=NO_CAPABILITY)
+    run("doctor", path, "--require", "push,pop", prefix=NO_CAPABILITY)
+
+
+@pytest.mark.creates
+@pytest.mark.admin
 def test_the_doctor_tries_a_map(pinned):
     """`doctor MAP` says what works with it and leaves it as it is; --json has the same checks."""
     path = pinned(Queue, "<I", 4)
