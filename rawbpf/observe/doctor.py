@@ -31,6 +31,7 @@ from rawbpf.syscall.permission import (
     seccomp_refuses,
     why_no_access,
     why_not_permitted,
+    why_not_there,
 )
 from rawbpf.syscall.proc import (
     Capability,
@@ -195,6 +196,9 @@ def _seccomp() -> str:
         return "a filter refuses bpf(2)"
     if any(refuses.values()):
         return "a filter refuses some commands of bpf(2)"
+    guesses = (why_not_there(Cmd.BPF_MAP_CREATE, error) for error in (errno.ENOSYS, errno.EINVAL))
+    if any(guess is not None and guess.kind == "seccomp" for guess in guesses):
+        return "a filter seems to answer bpf(2)"
     return "not known" if None in refuses.values() else "a filter that lets bpf(2) pass"
 
 

@@ -27,7 +27,7 @@ _FILTER_AND_CAPABILITY = {
     "systemd": "[Service] AmbientCapabilities={names} SystemCallFilter=bpf",
 }
 
-# The filter refuses, and only another filter helps. rawbpf/examples has a seccomp.json.
+# The filter refuses, and only another filter helps.
 _FILTER = {
     "docker": "docker run --security-opt seccomp=seccomp.json ...",
     "podman": "sudo podman run --security-opt seccomp=seccomp.json ...",
@@ -108,7 +108,8 @@ def remedies(cause: Cause) -> list[tuple[str, str]]:
     places = [(here, found[here])] if here in found else list(found.items())
     # The `help` of these kinds names such places itself.
     if cause.kind == "seccomp":
-        return places
+        wants_profile = any("seccomp.json" in how for _, how in places)
+        return [*places, ("seccomp.json", "rawbpf/examples has one")] if wants_profile else places
     if cause.kind == "capability":
         return places if os.geteuid() == 0 else [("", "run it as root"), *places]
     return [("", cause.help), *places]

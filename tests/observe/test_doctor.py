@@ -228,7 +228,9 @@ def test_a_seccomp_filter_that_answers_as_an_old_kernel_would(error):
     """A filter that answers ENOSYS or EINVAL is found, because the kernel would answer E2BIG to an attr that is too
     long; it is called a guess."""
     before = f"{SECCOMP}forbid_bpf(error={getattr(errno, error)})\n"
-    cause = diagnosed(before=before)["create"]["cause"]
+    found = diagnosed(before=before)
+    assert found["facts"]["seccomp"] == "a filter seems to answer bpf(2)"
+    cause = found["create"]["cause"]
     assert (cause["kind"], cause["certain"]) == ("seccomp", False)
     assert cause["text"] == f"a seccomp filter seems to answer bpf(2) with {error}, though CAP_BPF is there"
     code = before + CREATE.replace("NotPermitted as error: print(", "BpfError as error: print(type(error).__name__, ")
