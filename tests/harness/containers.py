@@ -316,14 +316,21 @@ def main() -> int:
 
 
 def tried(folder: Path, docker_profile: Path | None, driver: str) -> int:
-    wrong = []
     engine = Engine(folder, driver)
     engine.use(OURS)
+    try:
+        return tried_with(engine, docker_profile)
+    finally:
+        engine.run("podman rm --all --force --time 1")
+
+
+def tried_with(engine: Engine, docker_profile: Path | None) -> int:
+    wrong = []
     engine.build(lines_of_the_dockerfile()[0])
     version = engine.run("docker run --rm rawbpf --version").stdout.strip()
     print(f"{subprocess.check_output(['podman', '--version'], text=True).strip()}: {version}\n")
     print("| seccomp profile | the lines | the doctor's remedies |\n|---|---|---|")
-    for profile in profiles(folder, docker_profile):
+    for profile in profiles(engine.folder, docker_profile):
         engine.use(profile.path)
         lines = list(try_lines(engine, profile))
         remedies = [problem for where in ("podman", "docker") for problem in try_remedies(engine, profile, where)]
