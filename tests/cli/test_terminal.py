@@ -30,10 +30,9 @@ def terminal():
     def shown(command: list[str]) -> list[str]:
         # The keys are not to be seen.
         line = f"stty -echo; {shlex.join(command)}; echo {DONE}; sleep 60"
-        size = ["-x", str(COLUMNS), "-y", "50"]
-        subprocess.run(
-            [*tmux, "start", ";", "set", "-g", "history-limit", "5000", ";", "new", "-d", *size, line], check=True
-        )
+        # The user's own shell may be one that lets nobody in.
+        setup = "start ; set -g history-limit 5000 ; set -g default-shell /bin/sh".split()
+        subprocess.run([*tmux, *setup, ";", "new", "-d", "-x", str(COLUMNS), "-y", "50", line], check=True)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             captured = subprocess.run([*tmux, "capture-pane", "-p", "-J", "-S", "-"], capture_output=True, text=True)

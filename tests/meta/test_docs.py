@@ -27,14 +27,21 @@ MODULES = sorted(
     not in ("__main__", "_native", "_cdef", "batches", "python_calls", "python_door", "python_maps")
     and ".examples" not in module.name
 )
-# What the simulated kernel leaves out: programs, BTF, tokens, and looking around in the system.
+# What the simulated kernel leaves out: programs, BTF, tokens, maps of other types, and looking around in the system.
 _OF_THE_KERNEL = (
     "rawbpf.btf.reader",
     "rawbpf.btf.writer",
+    "rawbpf.maps.array",
+    "rawbpf.maps.hash",
+    "rawbpf.maps.lpm_trie",
+    "rawbpf.maps.of_descriptors",
+    "rawbpf.maps.other",
+    "rawbpf.maps.ring_buffer",
     "rawbpf.observe.doctor",
     "rawbpf.programs.link",
     "rawbpf.programs.program",
     "rawbpf.maps.token",
+    "rawbpf.syscall.errors",
     "rawbpf.values.codecs",
 )
 
