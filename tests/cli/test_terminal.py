@@ -31,7 +31,7 @@ def terminal():
         # The keys are not to be seen.
         line = f"stty -echo; {shlex.join(command)}; echo {DONE}; sleep 60"
         # The user's own shell may be one that lets nobody in.
-        setup = "start ; set -g history-limit 5000 ; set -g default-shell /bin/sh".split()
+        setup = ["start", ";", "set", "-g", "history-limit", "5000", ";", "set", "-g", "default-shell", "/bin/sh"]
         subprocess.run([*tmux, *setup, ";", "new", "-d", "-x", str(COLUMNS), "-y", "50", line], check=True)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
