@@ -150,7 +150,7 @@ def diagnose(spec: StrPath | None = None) -> Diagnosis:
     answer. Takes some milliseconds and needs no privilege.
 
     `spec` is one map to try instead, as open_map() has it: a pin's path, "id:294" or "name:events". It is not changed.
-    Raises ValueError for an id that is no number, or a name that no map has or several have.
+    Raises ValueError for an id that is no number, or a name that several maps have.
 
     >>> diagnose().check("create").works
     True

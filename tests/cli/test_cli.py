@@ -462,6 +462,7 @@ def test_what_the_doctor_is_to_require(tmp_path, arguments, code):
 @pytest.mark.creates
 @pytest.mark.admin
 @pytest.mark.real_kernel(reason="what it permits")
+@pytest.mark.linux("5.19")
 @needs_setpriv
 def test_what_is_not_permitted_is_exit_code_4(pinned):
     """Of what is required and not permitted, here or with a map, the exit code is 4; what is not required is not

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,7 @@ OPEN = "answer(lambda: rawbpf.Queue.open({!r}))"
 
 
 @pytest.mark.admin
+@pytest.mark.linux("5.19")
 @pytest.mark.real_kernel(reason="privileges")
 @pytest.mark.parametrize(
     ("mode", "helps"),
@@ -175,6 +177,7 @@ def test_a_pin_of_another_user(not_mine, mode, helps):
 
 
 @pytest.mark.admin
+@pytest.mark.linux("5.19")
 @pytest.mark.real_kernel(reason="privileges")
 def test_a_folder_of_another_user(not_mine):
     """Where a folder above the pin can't be searched, it is that folder that the hint is about."""
@@ -186,6 +189,8 @@ def test_a_folder_of_another_user(not_mine):
 
 
 @pytest.mark.admin
+@pytest.mark.linux("5.19")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
 @pytest.mark.real_kernel(reason="privileges")
 def test_root_of_a_container_owns_no_pin(not_mine):
     """Root without CAP_DAC_OVERRIDE can't open another user's pin, and is not told to become root."""
