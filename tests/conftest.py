@@ -23,12 +23,10 @@ import shutil
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -76,15 +74,6 @@ def rounds(enough: Callable[[], bool] = lambda: True, seconds: float = SECONDS) 
         if (passed >= seconds and enough()) or passed > 300:
             return
         yield number
-
-
-def goes_to_nobody(frame: FrameType | None) -> bool:
-    """Whether an exception that a signal handler raises here is lost: CPython hands on none from a weak reference's
-    callback, which a WeakSet has in Python."""
-    callback = weakref.WeakSet.__init__.__code__.co_filename, "_remove"
-    while frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) != callback:
-        frame = frame.f_back
-    return frame is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:

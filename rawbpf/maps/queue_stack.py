@@ -194,9 +194,7 @@ class QueueOrStack(Map, Generic[T]):
     # The timeouts of push() and pop() are meant to be passed by keyword. They are no keyword-only parameters because
     # CPython 3.11 calls functions that have such parameters in a slower way, which adds 8 % to a pop() without timeout.
 
-    def push(
-        self, value: T, flags: int = BPF_ANY, timeout: float | None = None, overwrite: bool = False
-    ) -> None:
+    def push(self, value: T, flags: int = BPF_ANY, timeout: float | None = None, overwrite: bool = False) -> None:
         """Adds an element (BPF_MAP_UPDATE_ELEM).
 
         Args:

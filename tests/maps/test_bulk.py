@@ -24,7 +24,7 @@ from rawbpf.abi.door import lib
 from rawbpf.maps import bulk, in_kernel
 from rawbpf.programs.asm import exit_
 from rawbpf.syscall.proc import Capability, has_capability, kernel_version
-from tests.conftest import IS_ROOT, SECONDS, examples, goes_to_nobody, needs_3_11, rounds, skip_without_jit
+from tests.conftest import IS_ROOT, SECONDS, examples, needs_3_11, rounds, skip_without_jit
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
@@ -727,7 +727,7 @@ def test_signals_lose_no_element(kind, how, on_kernel_side, monkeypatch):
     def interrupt(signum, frame):
         # Only where it is caught, and not twice in a row before something was taken: a slow machine must get on.
         nonlocal armed
-        if armed and not goes_to_nobody(frame):
+        if armed:
             armed = False
             raise Interrupted
 
