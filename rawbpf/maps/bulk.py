@@ -107,8 +107,8 @@ class Bulk:
         self._closed = False
         self.status = _NOTHING_YET
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
-        # The hands of the drains that are under way. (No WeakSet: it runs Python code when a hand goes, and CPython drops
-        # what a signal handler raises there.)
+        # The hands of the drains that are under way. No WeakSet: that runs Python code when a hand goes, and CPython
+        # drops what a signal handler raises there.
         self._draining: set[weakref.ref[_Hand]] = set()
         # All batches there are, so that none is forgotten; and one that is never begun.
         self._batches = [Batch(m, self._few)]
