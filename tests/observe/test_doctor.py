@@ -349,6 +349,7 @@ def test_a_descriptor_of_the_wrong_kind(flag, cmd, word):
 
 
 @pytest.mark.creates
+@pytest.mark.real_kernel(reason="the mounts")
 def test_a_pin_outside_a_bpffs(tmp_path):
     """The file system that the path is on is named."""
     with Queue(4, 1) as q:
@@ -436,10 +437,9 @@ def test_a_map_that_may_only_be_read(bpf_folder):
 
 @pytest.mark.creates
 @pytest.mark.admin
+@pytest.mark.real_kernel(reason="maps of other types")
 def test_a_map_of_another_type_is_opened():
     """Of a map that is neither queue nor stack the doctor says what it is."""
-    if door.simulated is not None:
-        pytest.skip("needs a real kernel: other maps")
     with rawbpf.Array("<I", 3, name="counters") as m:
         assert list(checks_of(f"id:{m.id}")) == ["open"]
         assert checks_of(f"id:{m.id}")["open"].evidence.startswith("array 'counters'")
