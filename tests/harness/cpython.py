@@ -4,10 +4,11 @@
     python -m tests.harness.cpython free-threaded
 
 The interpreter is built once, some minutes, and kept in ~/.cache/rawbpf/cpython. abi3audit checks the wheel for musl.
-(auditwheel can't, on a machine with glibc: it takes that libc.so for glibc's linker script.) The free-threaded interpreter is 3.14 where its sources can be had, else
-3.13, for which cffi refuses to be built: that check is then taken out of its setup.py. PYTHON_GIL=0 insists that no
-import brings the lock back. To be called in the project's folder with the packages of rawbpf[wheels]; needs a compiler
-and apt, musl-tools for musl, and a pip that finds the test dependencies.
+(auditwheel can't, on a machine with glibc: it takes that libc.so for glibc's linker script.) The free-threaded
+interpreter is 3.14 where its sources can be had, else 3.13, for which cffi refuses to be built: that check is then
+taken out of its setup.py. PYTHON_GIL=0 insists that no import brings the lock back. To be called in the project's
+folder with the packages of rawbpf[wheels]; needs a compiler and apt, musl-tools for musl, and a pip that finds the test
+dependencies.
 """
 
 import argparse
