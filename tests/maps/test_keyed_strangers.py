@@ -18,7 +18,7 @@ from rawbpf.maps.keyed import KeyedMap
 from rawbpf.maps.per_cpu import PerCpuValues, buffer_size, padded
 from rawbpf.syscall.proc import possible_cpus
 from rawbpf.values.codecs import codec_for
-from tests.conftest import SECONDS, needs_3_11, rounds
+from tests.conftest import SECONDS, SLOWNESS, needs_3_11, rounds
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="the simulated one has no maps with keys")]
 
@@ -386,7 +386,7 @@ def test_signals_at_any_moment(way):
             for round_ in rounds(lambda: sum(interruptions) > 20, seconds=SECONDS / 2):
                 m.update_many({n: n * round_ for n in range(300)})
                 got = []
-                signal.setitimer(signal.ITIMER_REAL, 0.0002 * (round_ % 7 + 1), 0.0003)
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 * (round_ % 7 + 1), 0.0003 * SLOWNESS)
                 interruptions.append(emptied(m, way, got))
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 got += [(struct.unpack("<I", k)[0], struct.unpack("<Q", v)[0]) for k, v in m.take_held()]

@@ -18,7 +18,7 @@ import pytest
 import rawbpf
 from rawbpf import BTF, Empty, Hash, NotPermitted, RingBuffer
 from rawbpf.maps import ring_buffer, ring_memory
-from tests.conftest import SECONDS, needs_3_11, rounds
+from tests.conftest import SECONDS, SLOWNESS, needs_3_11, rounds
 from tests.maps.ring_producer import NO_WAKEUP, Producer
 
 pytestmark = [
@@ -444,7 +444,7 @@ def test_signals_at_any_moment(ring, producer, way):
     try:
         for round_ in rounds(lambda: sum(interruptions) > 20, seconds=SECONDS / 2):
             producer.produce(500)
-            signal.setitimer(signal.ITIMER_REAL, 0.0001 * (round_ % 7 + 1), 0.0002)
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 * (round_ % 7 + 1), 0.0002 * SLOWNESS)
             interruptions.append(taken(ring, way, seen))
             signal.setitimer(signal.ITIMER_REAL, 0)
         assert seen == list(range(producer.counters[0])) and producer.dropped == 0
