@@ -518,6 +518,7 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     ),
     (C.BPF_PROG_LOAD, errno.ENOSPC): log_of_a_byte,
     (C.BPF_PROG_LOAD, errno.ENOMEM): "it takes a memory cgroup that is used up, where processes are killed first",
+    (C.BPF_PROG_LOAD, ENOTSUPP): "it takes a kernel without a JIT, and a program that calls the kernel's functions",
     (C.BPF_PROG_TEST_RUN, ENOTSUPP): by(lambda lab: {"test": {"prog_fd": lab.program(2)}}),
     (C.BPF_PROG_TEST_RUN, errno.ENOSPC): by(
         lambda lab: {
