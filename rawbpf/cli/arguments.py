@@ -258,3 +258,16 @@ def add_explain_arguments(command: argparse.ArgumentParser) -> None:
 def add_tour_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--simulate", action="store_true", help="on the simulated kernel, which needs no privilege")
     command.add_argument("--step", action="store_true", help="wait for a key after each step")
+
+
+def add_learn_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("number", nargs="?", type=int, metavar="NUMBER", help="an exercise; all are listed without it")
+    ways = command.add_mutually_exclusive_group()
+    # "" is the exercise's own file.
+    file: dict[str, Any] = {"nargs": "?", "const": "", "metavar": "FILE"}
+    ways.add_argument("--start", **file, help="write the program to change into FILE, by default learnNUMBER.py")
+    ways.add_argument("--check", **file, help="run the program in FILE, by default learnNUMBER.py, and judge it")
+    ways.add_argument("--hint", action="store_true", help="show a hint, each time one more")
+    ways.add_argument("--solution", action="store_true", help="show a program that is right")
+    ways.add_argument("--notebook", metavar="FILE", help="write all exercises as a Jupyter notebook")
+    command.add_argument("--simulate", action="store_true", help="check on the simulated kernel in any case")

@@ -20,27 +20,9 @@ from rawbpf.cli.tour import refusal
 from rawbpf.observe.lessons import Lesson, Verdict, attempt, lessons
 
 _WIDTH = 80
-# For --start and --check without a file: the exercise's own.
-_OWN_FILE = ""
 
 
-def add_learn_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments of `rawbpf learn`."""
-    numbers = [lesson.number for lesson in lessons()]
-    command.add_argument(
-        "number", nargs="?", type=int, choices=numbers, metavar="NUMBER", help="an exercise; all are listed without it"
-    )
-    ways = command.add_mutually_exclusive_group()
-    file: dict[str, Any] = {"nargs": "?", "const": _OWN_FILE, "metavar": "FILE"}
-    ways.add_argument("--start", **file, help="write the program to change into FILE, by default learnNUMBER.py")
-    ways.add_argument("--check", **file, help="run the program in FILE, by default learnNUMBER.py, and judge it")
-    ways.add_argument("--hint", action="store_true", help="show a hint, each time one more")
-    ways.add_argument("--solution", action="store_true", help="show a program that is right")
-    ways.add_argument("--notebook", metavar="FILE", help="write all exercises as a Jupyter notebook")
-    command.add_argument("--simulate", action="store_true", help="check on the simulated kernel in any case")
-
-
-def run_learn(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Lists the exercises, or does with one what the options say."""
     if options.notebook is not None:
         Path(options.notebook).write_text(notebook(), encoding="utf-8")
@@ -52,6 +34,8 @@ def run_learn(options: argparse.Namespace) -> int:
     if options.number is None:
         _list(progress)
         return DONE
+    if not 1 <= options.number <= len(lessons()):
+        raise UsageError(f"there is no exercise {options.number}: they go from 1 to {len(lessons())}")
     lesson = lessons()[options.number - 1]
     if options.start is not None:
         _start(lesson, options.start or _file(lesson))
@@ -216,6 +200,8 @@ def _exercise(line: str, cell: str) -> None:
     others = {"--hint", "--solution"} & set(words)
     command = [sys.executable, "-m", "rawbpf", "learn", *words, *([] if others else ["--check", "-"])]
     result = subprocess.run(command, check=False, input=cell, capture_output=True, text=True)
-    print(result.stdout, result.stderr, sep="", end="")
+    for text in (result.stdout, result.stderr):
+        if text:
+            say(text.removesuffix("\n"))
     if result.returncode < 0:
-        print(f"The program crashed (signal {-result.returncode}). Has each buffer as many bytes as a value?")
+        say(f"The program crashed (signal {-result.returncode}). Has each buffer as many bytes as a value?")

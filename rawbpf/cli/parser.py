@@ -10,7 +10,6 @@ from rawbpf.cli import arguments, element_commands, map_commands, object_command
 from rawbpf.cli.completion import subparsers
 from rawbpf.cli.errors import EXIT_CODES, UsageError, did_you_mean
 from rawbpf.cli.help import add_help_arguments, run_help
-from rawbpf.cli.learn import add_learn_arguments, run_learn
 from rawbpf.version import __version__
 
 
@@ -131,10 +130,10 @@ COMMANDS = {
         (arguments.add_tour_arguments,),
     ),
     "learn": Command(
-        run_learn,
+        tool_commands.run_learn,
         "exercises that check themselves, on the kernel or without root on a simulated one",
         "rawbpf learn 2",
-        (add_learn_arguments,),
+        (arguments.add_learn_arguments,),
     ),
     "help": Command(
         run_help,

@@ -50,6 +50,12 @@ def run_tour(options: argparse.Namespace) -> int:
     return tour.main(options.simulate, options.step)
 
 
+def run_learn(options: argparse.Namespace) -> int:
+    from rawbpf.cli import learn
+
+    return learn.main(options)
+
+
 def run_metrics(options: argparse.Namespace) -> int:
     if options.listen is not None:
         from rawbpf.cli import metrics_server

@@ -108,8 +108,24 @@ class Inspector:
 
     def qsize(self) -> int:
         """The number of elements in the map."""
+        return self._asked(self._counted)
+
+    def snapshot(self) -> list[bytes]:
+        """The raw elements in pop order."""
+        return self._asked(self._in_pop_order)
+
+    def ring(self) -> RingState:
+        """The whole ring, free slots included."""
+        return self._asked(self._whole_ring)
+
+    def positions(self) -> tuple[int, int]:
+        """The ring's head and tail now: the slots that are pushed and popped next."""
+        return self._asked(self._head_and_tail)
+
+    def _asked(self, look: "Callable[[], T]") -> T:
+        """What looking gives; an error is about the map, not about the program that looks."""
         try:
-            return self._counted()
+            return look()
         except NotPermitted as error:
             raise _not_permitted(self._info, error) from error
 
@@ -130,24 +146,16 @@ class Inspector:
                 break
         return min(size, self._info.max_entries)
 
-    def snapshot(self) -> list[bytes]:
-        """The raw elements in pop order."""
-        try:
-            return self._in_pop_order()
-        except NotPermitted as error:
-            raise _not_permitted(self._info, error) from error
-
     def _in_pop_order(self) -> list[bytes]:
         if door.simulated is not None:
             return self._simulated(door.simulated.snapshot)
         slots, size = self._info.max_entries + 1, self._info.value_size
-        head, tail, data = self.ring()
+        head, tail, data = self._whole_ring()
         filled = range(tail, head) if head >= tail else [*range(tail, slots), *range(head)]
         elements = [data[slot * size : (slot + 1) * size] for slot in filled]
         return elements if self._info.type == MapType.BPF_MAP_TYPE_QUEUE else elements[::-1]
 
-    def ring(self) -> RingState:
-        """The whole ring, free slots included."""
+    def _whole_ring(self) -> RingState:
         if door.simulated is not None:
             return RingState(*self._simulated(door.simulated.ring))
         before, data = (0, 0), b""
@@ -157,8 +165,7 @@ class Inspector:
                 break
         return RingState(*before, data)
 
-    def positions(self) -> tuple[int, int]:
-        """The ring's head and tail now: the slots that are pushed and popped next."""
+    def _head_and_tail(self) -> tuple[int, int]:
         looking = self._looking
         if looking is None:
             made = self._looker()

@@ -84,7 +84,7 @@ def test_hints_come_one_by_one():
 
 def test_what_is_asked_wrongly():
     """A number that there is not, no number, two ways at once, a file that is not there: usage errors that say so."""
-    assert "invalid choice: 11" in run("learn", 11, code=2)
+    assert "there is no exercise 11: they go from 1 to 10" in run("learn", 11, code=2)
     assert "which exercise?" in run("learn", "--hint", code=2)
     assert "not allowed with" in run("learn", 1, "--hint", "--solution", code=2)
     assert "there is no learn1.py: rawbpf learn 1 --start writes it" in run("learn", 1, "--check", code=2)
