@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         XskMap,
     )
     from rawbpf.maps.other import OtherMap
+    from rawbpf.maps.pinned import follow_pin
     from rawbpf.maps.ring_buffer import RingBuffer
     from rawbpf.maps.sharing import recv_map, send_map
     from rawbpf.maps.token import Token
@@ -131,6 +132,7 @@ __all__ = [
     "bpf_attr",
     "diagnose",
     "explain",
+    "follow_pin",
     "list_maps",
     "open_map",
     "pointer",
@@ -173,6 +175,7 @@ _TOOLS = {
     "asm": "programs.asm",
     "diagnose": "observe.doctor",
     "explain": "observe.diagram",
+    "follow_pin": "maps.pinned",
     "open_map": "objects.opening",
     "recv_map": "maps.sharing",
     "send_map": "maps.sharing",

@@ -19,7 +19,7 @@ from rawbpf.cli.errors import NotReturned
 from rawbpf.cli.progress import Progress
 from rawbpf.cli.stop_signals import StopSignals
 from rawbpf.maps.queue_stack import QueueOrStack, Stack
-from rawbpf.maps.waiting import Waiting
+from rawbpf.maps.waiting import Waiting, never
 from rawbpf.observe.wording import counted
 
 
@@ -49,12 +49,14 @@ def drain(
     *,
     limit: int | None,
     follow: bool = False,
+    is_over: Callable[[], bool] = never,
     progress: bool = True,
 ) -> Drained:
     """Takes values out of a map and writes a line of each to the descriptor `out`.
 
-    Ends when the map is empty (`follow`: waits for more), when `limit` values are written, when the reader has closed
-    its end, or at a SIGINT, SIGTERM or SIGHUP. Every value that left the map is then written completely.
+    Ends when the map is empty (`follow`: waits for more, unless is_over() says that none come), when `limit` values are
+    written, when the reader has closed its end, or at a SIGINT, SIGTERM or SIGHUP. Every value that left the map is
+    then written completely.
 
     A write can fail though the descriptor was ready: a disk is full, or the reader leaves in that very moment or within
     a line of more than PIPE_BUF bytes. Then the values go back into the map, and those that it refuses, because it is
@@ -69,7 +71,8 @@ def drain(
             if ended := output.wait(stop):
                 break
             most = lines.values_at_once if limit is None else min(lines.values_at_once, limit - output.count)
-            before = output.count
+            # Before it is found empty: what was pushed until then is seen.
+            before, over = output.count, is_over()
             try:
                 output.write(m.pop_many(most))
             except BrokenPipeError:
@@ -82,7 +85,7 @@ def drain(
             shown.show(output.count)
             if output.count > before:
                 waiting.arrived()
-            elif not follow or not waiting.wait():
+            elif not follow or over or not waiting.wait():
                 break
         shown.show(output.count, last=True)
     return Drained(output.count, ended)

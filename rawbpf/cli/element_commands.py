@@ -3,14 +3,19 @@
 import argparse
 import errno
 import sys
+from contextlib import ExitStack
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd
 from rawbpf.cli.drain import Drained, drain
 from rawbpf.cli.errors import DONE, SIGNALLED, UsageError
 from rawbpf.cli.feed import Feed
-from rawbpf.cli.output import say_json, write_lines
+from rawbpf.cli.output import complain, say_json, write_lines
+from rawbpf.cli.stop_signals import StopSignals
 from rawbpf.cli.value_lines import encoded, line_format, notation_of
 from rawbpf.maps.opening import open_queue_or_stack
+from rawbpf.maps.pinned import Pinned
+from rawbpf.maps.queue_stack import QueueOrStack
+from rawbpf.maps.waiting import Waiting
 from rawbpf.observe.wording import counted
 from rawbpf.syscall import describe
 from rawbpf.syscall.errors import Empty, Full
@@ -54,6 +59,9 @@ def run_pop(options: argparse.Namespace) -> int:
 
 
 def run_drain(options: argparse.Namespace) -> int:
+    if options.follow and options.map.partition(":")[0] not in ("id", "name"):
+        _follow_pin(options)
+        return DONE
     with open_queue_or_stack(options.map) as m:
         limit = options.limit
         if limit is None and not options.follow:
@@ -63,6 +71,37 @@ def run_drain(options: argparse.Namespace) -> int:
         drained = drain(m, lines, sys.stdout.fileno(), limit=limit, follow=options.follow)
     # To be told to stop is the only way in which following ends.
     return DONE if options.follow else _exit_code(drained)
+
+
+def _follow_pin(options: argparse.Namespace) -> None:
+    """Drains whatever map is pinned at a path, one after the other, until it is told to stop."""
+    pinned: Pinned[bytes] = Pinned(options.map)
+    left = options.limit
+    with StopSignals() as stop, ExitStack() as stack:
+        stack.callback(pinned.leave)
+        while (left is None or left > 0) and (m := _wait_for_pin(pinned, stop)) is not None:
+            lines = line_format(options, notation_of(options, m), m.value_size)
+            drained = drain(m, lines, sys.stdout.fileno(), limit=left, follow=True, is_over=pinned.is_replaced)
+            if left is not None:
+                left -= drained.written
+            if drained.ended_by:
+                break
+            if left != 0:
+                complain(f"another map is pinned at {pinned.path} now")
+            pinned.leave()
+
+
+def _wait_for_pin(pinned: Pinned[bytes], stop: StopSignals) -> QueueOrStack[bytes] | None:
+    """The map, as soon as it is pinned there; None if a signal came."""
+    waiting, said = Waiting(stopped=lambda: bool(stop.received)), False
+    while not stop.received:
+        if (m := pinned.opened()) is not None:
+            return m
+        if not said:
+            complain(f"waiting for {pinned.path}")
+            said = True
+        waiting.wait()
+    return None
 
 
 def _exit_code(drained: Drained) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -378,3 +379,22 @@ def drained_into(out, path, limit):
     """Drains into a file that can't be written beyond `limit` bytes."""
     command = ["prlimit", f"--fsize={limit}", *COMMAND, "drain", path]
     return subprocess.run(command, stdout=out, stderr=subprocess.PIPE)
+
+
+@pytest.mark.creates
+@pytest.mark.admin
+def test_following_says_what_it_waits_for(bpf_folder):
+    """`drain PATH --follow` waits for a pin that is not there, goes on when it is replaced, and says both on stderr."""
+    path = f"{bpf_folder}/later"
+    command = [*COMMAND, "drain", path, "--format", "<I", "--follow"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == f"waiting for {path}\n"
+    for number in (1, 2):
+        with Queue("<I", 4) as q:
+            q.push(number)
+            Path(path).unlink(missing_ok=True)
+            q.pin(path)
+            assert process.stdout.readline() == f"{number}\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate() == ("", f"another map is pinned at {path} now\n")
+    assert process.returncode == 0

@@ -1,0 +1,193 @@
+"""follow_pin(): the elements of whatever map is pinned at a path, each once, in order, through replacements."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rawbpf import NotPermitted, Queue, Stack, follow_pin
+from tests.conftest import IS_ROOT, SECONDS
+
+pytestmark = [pytest.mark.creates, pytest.mark.admin]
+
+
+def pinned(path: str, *numbers: int, spec: Any = "<I", kind: Any = Queue) -> Any:
+    """A map that takes the place of what is pinned at the path, with these numbers in it."""
+    m = kind(spec, 100)
+    m.push_many(numbers)
+    Path(path).unlink(missing_ok=True)
+    m.pin(path)
+    return m
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.002)
+
+
+def test_a_pin_that_is_not_there_yet(bpf_folder):
+    """What is pinned later is followed from then on."""
+    path = f"{bpf_folder}/q"
+    with follow_pin(path, "<I", timeout=20) as events:
+        later = threading.Timer(0.1, lambda: pinned(path, 1, 2).close())
+        later.start()
+        arrived = iter(events)
+        assert [next(arrived), next(arrived)] == [1, 2]
+        later.join()
+        assert events.map is not None
+    assert events.map is None
+
+
+def test_another_map_takes_its_place(bpf_folder):
+    """What the old map still holds comes first, also what is pushed after the new one was pinned and before the old one
+    was found empty; then the new one's elements, each once."""
+    path = f"{bpf_folder}/q"
+    with pinned(path, 1, 2) as old, follow_pin(path, "<I", timeout=0.3) as events:
+        arrived = iter(events)
+        assert next(arrived) == 1
+        with pinned(path, 10, 11):
+            old.push(3)
+            assert list(arrived) == [2, 3, 10, 11]
+
+
+def test_a_pin_that_is_gone(bpf_folder):
+    """While nothing takes its place, the map that was pinned is followed: its producer may have it open."""
+    path = f"{bpf_folder}/q"
+    with pinned(path, 1) as q, follow_pin(path, "<I", timeout=0.2) as events:
+        arrived = iter(events)
+        assert next(arrived) == 1
+        os.unlink(path)
+        q.push(2)
+        assert list(arrived) == [2]
+
+
+def test_a_stack_after_a_queue(bpf_folder):
+    """The new map may be of the other type."""
+    path = f"{bpf_folder}/q"
+    with pinned(path, 1), follow_pin(path, "<I", timeout=0.2) as events:
+        arrived = iter(events)
+        assert next(arrived) == 1
+        with pinned(path, 10, 11, kind=Stack):
+            assert list(arrived) == [11, 10]
+
+
+def test_values_of_another_size(bpf_folder):
+    """A new map whose values do not fit is an error that says so."""
+    path = f"{bpf_folder}/q"
+    with pinned(path, 1), follow_pin(path, "<I", timeout=20) as events:
+        arrived = iter(events)
+        assert next(arrived) == 1
+        with pinned(path, 1, spec="<Q"), pytest.raises(ValueError, match="has 4 bytes, .* value_size 8"):
+            next(arrived)
+
+
+def test_what_was_not_reached_comes_first_in_the_next_loop(bpf_folder):
+    """A loop that is left loses nothing of what it had taken."""
+    path = f"{bpf_folder}/q"
+    with pinned(path, *range(20)), follow_pin(path, "<I", timeout=0) as events:
+        for number in events:
+            if number == 9:
+                break
+        assert list(events) == list(range(10, 20))
+
+
+def test_async_for_and_stop(bpf_folder):
+    """`async for` follows the path too, and stop() ends it."""
+    path = f"{bpf_folder}/q"
+
+    async def run(events: Any) -> list[int]:
+        found = []
+        async for number in events:
+            found.append(number)
+            if number == 2:
+                replaced.append(pinned(path, 10))
+            if number == 10:
+                events.stop()
+        return found
+
+    replaced: list[Any] = []
+    with pinned(path, 1, 2), follow_pin(path, "<I", timeout=20) as events:
+        assert asyncio.run(run(events)) == [1, 2, 10]
+    replaced[0].close()
+
+
+needs_setpriv = pytest.mark.skipif(
+    not IS_ROOT or shutil.which("setpriv") is None, reason="needs CAP_SETPCAP (root), and setpriv installed"
+)
+UNPRIVILEGED = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
+
+
+@needs_setpriv
+@pytest.mark.linux("5.19")
+@pytest.mark.real_kernel(reason="modes decide")
+def test_a_pin_that_is_given_away_a_moment_later(bpf_folder):
+    """Who pins sets the mode afterwards: until then the pin is waited for; one that stays closed is NotPermitted."""
+    path = f"{bpf_folder}/q"
+    os.chmod(bpf_folder, 0o755)
+    code = f"from rawbpf import follow_pin; print(next(iter(follow_pin({path!r}, '<I', timeout=20))))"
+    command = [*UNPRIVILEGED, sys.executable, "-c", code]
+    with pinned(path, 7):
+        os.chmod(path, 0o600)
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        time.sleep(0.3)
+        os.chown(path, 65534, 65534)
+        assert worker.communicate()[0] == "7\n"
+        os.chown(path, 0, 0)
+        refused = subprocess.run(command, capture_output=True, text=True)
+    assert NotPermitted.__name__ in refused.stderr
+
+
+@needs_setpriv
+@pytest.mark.linux("5.19")
+@pytest.mark.real_kernel(reason="an unprivileged process")
+def test_a_worker_that_outlives_its_producers(bpf_folder, tmp_path):
+    """A worker without capabilities, as the systemd unit starts it, through restarts of its producer, each of which
+    removes the pin and makes the map anew, and through its own, by SIGTERM: every element comes once, in order.
+
+    50 restarts of the producer and 20 of the worker with RAWBPF_STRESS_SECONDS=20.
+    """
+    path, restarts = f"{bpf_folder}/q", round(50 * min(SECONDS, 20) / 20) + 1
+    os.chmod(bpf_folder, 0o755)
+    command = [*UNPRIVILEGED, sys.executable, "-m", "rawbpf", "drain", path, "--format", "<I", "--follow"]
+    output = (tmp_path / "output").open("ab")
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
+
+    worker, stopped, number = start(), 0, 0
+    try:
+        for restart in range(restarts):
+            with Queue("<I", 1000) as producer:
+                Path(path).unlink(missing_ok=True)
+                producer.pin(path)
+                os.chown(path, 65534, 65534)
+                if restart % 5 in (1, 3):
+                    producer.push_many(range(number, number + 20))
+                    number += 20
+                    worker.send_signal(signal.SIGTERM)
+                    assert worker.wait() == 0
+                    stopped += 1
+                    worker = start()
+                    until(lambda: producer.qsize() == 0)
+                # A map that nobody has open goes with its pin: so the producer ends once the worker has come.
+                producer.push(number)
+                number += 1
+                until(lambda: producer.qsize() == 0)
+                producer.push_many(range(number, number + 20))
+                number += 20
+        until(lambda: len((tmp_path / "output").read_text().split()) >= number)
+    finally:
+        worker.terminate()
+        worker.wait()
+        output.close()
+    assert list(map(int, (tmp_path / "output").read_text().split())) == list(range(number))
+    assert stopped
