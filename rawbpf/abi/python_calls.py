@@ -159,12 +159,15 @@ def _above_stderr(result: int, made: "CData") -> int:
 
 def bpf_syscall(cmd: int, attr: "CData", size: int) -> int:
     answer = _thread.answer
-    return _enter_kernel(cmd, attr, size, [UNANSWERED, 0] if answer is None else answer)
+    # Only the first answer is that of the call which the hook is asked about.
+    if answer is None or answer[0] != UNANSWERED:
+        answer = [UNANSWERED, 0]
+    return _enter_kernel(cmd, attr, size, answer)
 
 
 def bpf_answer(result: int) -> int:
     answer = _thread.answer
-    if answer is not None:
+    if answer is not None and answer[0] == UNANSWERED:
         answer[:] = (result, 0) if result >= 0 else (-1, -result)
     return result
 

@@ -50,6 +50,7 @@ def drain(
     limit: int | None,
     follow: bool = False,
     is_over: Callable[[], bool] = never,
+    stop: StopSignals | None = None,
     progress: bool = True,
 ) -> Drained:
     """Takes values out of a map and writes a line of each to the descriptor `out`.
@@ -66,9 +67,9 @@ def drain(
     """
     output, waiting, shown = _Output(m, lines, out), Waiting(), Progress(wanted=progress)
     ended = 0
-    with StopSignals() as stop:
+    with StopSignals(stop) as stopping:
         while limit is None or output.count < limit:
-            if ended := output.wait(stop):
+            if ended := output.wait(stopping):
                 break
             most = lines.values_at_once if limit is None else min(lines.values_at_once, limit - output.count)
             # Before it is found empty: what was pushed until then is seen.

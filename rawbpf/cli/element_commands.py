@@ -81,7 +81,8 @@ def _follow_pin(options: argparse.Namespace) -> None:
         stack.callback(pinned.leave)
         while (left is None or left > 0) and (m := _wait_for_pin(pinned, stop)) is not None:
             lines = line_format(options, notation_of(options, m), m.value_size)
-            drained = drain(m, lines, sys.stdout.fileno(), limit=left, follow=True, is_over=pinned.is_replaced)
+            out = sys.stdout.fileno()
+            drained = drain(m, lines, out, limit=left, follow=True, is_over=pinned.is_replaced, stop=stop)
             if left is not None:
                 left -= drained.written
             if drained.ended_by:

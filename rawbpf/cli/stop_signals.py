@@ -6,20 +6,30 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """While it is entered, SIGINT, SIGTERM and SIGHUP raise nothing. The first one's number is kept in `received`."""
+    """While it is entered, SIGINT, SIGTERM and SIGHUP raise nothing. The first one's number is kept in `received`.
 
-    # 0 while none came.
-    received = 0
+    `outer` is one that is entered already: what that received before is received here as well.
+    """
+
+    def __init__(self, outer: "StopSignals | None" = None) -> None:
+        self._outer = outer
+        self._received = 0
+
+    @property
+    def received(self) -> int:
+        """The first signal's number; 0 while none came."""
+        return self._received or (self._outer.received if self._outer else 0)
 
     def __enter__(self) -> "StopSignals":
         # What the starter of this process ignores, as nohup does SIGHUP, stays ignored.
         heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._receive) for number in heeded}
+        self._before = {number: signal.signal(number, self.receive) for number in heeded}
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _receive(self, number: int, frame: object) -> None:
-        self.received = self.received or number
+    def receive(self, number: int, frame: object = None) -> None:
+        """The handler; or as if the signal had come."""
+        self._received = self._received or number

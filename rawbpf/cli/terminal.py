@@ -86,5 +86,5 @@ class Screen:
         typed = os.read(self._keys, 64)
         if not typed:
             # The terminal hung up.
-            self.stop.received = self.stop.received or signal.SIGHUP
+            self.stop.receive(signal.SIGHUP)
         return typed[:1].decode("ascii", "replace")
