@@ -21,7 +21,8 @@ from rawbpf.syscall.errors import NotFound
 _GREEN, _YELLOW, _RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
 
 _HEADER = ["ID", "TYPE", "NAME", "", "ELEMENTS", "IN/S", "OUT/S"]
-_WIDTHS = [6, 7, 15, 0, 13, 7, 7]
+# An id has up to 10 digits: on a machine that makes maps all day it passes a million.
+_WIDTHS = [10, 7, 15, 0, 13, 7, 7]
 _RIGHT = {"ID", "ELEMENTS", "IN/S", "OUT/S"}
 _BAR_MAX = 60
 

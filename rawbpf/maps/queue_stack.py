@@ -26,6 +26,7 @@ D = TypeVar("D")
 # Looking a function up in `lib` takes a tenth of the call.
 _push = lib.map_update_elem
 _pop = lib.map_lookup_and_delete_elem
+_keep = lib.batch_keep
 
 
 if TYPE_CHECKING:
@@ -148,11 +149,12 @@ class QueueOrStack(KeylessMap[T]):
         """
         if timeout is not None:
             return self._pop_within(timeout, default)
+        # Short, for the reason that bulk.py gives.
         spares = self._spares
         try:
             batch = spares.pop()
         except IndexError:
-            batch = self._bulk.another()
+            batch = self._another_batch()
         struct = batch.struct
         try:
             result = _pop(struct)
@@ -164,7 +166,7 @@ class QueueOrStack(KeylessMap[T]):
                 batch.memory[0] = FREE  # now the caller has it
                 return value
         except BaseException:
-            lib.batch_keep(struct, 0, 0)
+            _keep(struct, 0, 0)
             raise
         return self._not_popped(batch, result, default)
 

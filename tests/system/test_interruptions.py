@@ -5,6 +5,7 @@ event, in each call that takes elements out of the kernel, with and without elem
 stand in test_bulk.py.)
 """
 
+import dis
 import gc
 import sys
 import warnings
@@ -19,6 +20,8 @@ import pytest
 import rawbpf
 from rawbpf import Queue
 from rawbpf.abi import door
+from rawbpf.maps.bulk import Bulk
+from rawbpf.maps.queue_stack import QueueOrStack
 from tests.conftest import needs_3_11
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs, and what is interrupted is the library")]
@@ -174,6 +177,15 @@ def fails(testcapi: Any, start: int, stop: int, call: Any, m: Any, taken: Taken)
     except MemoryError:
         testcapi.remove_mem_hooks()
         return True
+
+
+@needs_3_11
+@pytest.mark.parametrize("function", [QueueOrStack.pop, Bulk.drain, Bulk._take, Bulk._take_few])
+def test_handlers_stand_early(function):
+    """No exception handler of a function that takes elements stands behind its 256th instruction: CPython 3.11 to 3.13
+    would need memory for its number."""
+    handlers = [entry for entry in dis.Bytecode(function).exception_entries if entry.lasti]
+    assert max(entry.end for entry in handlers) <= 2 * 256
 
 
 @not_in_python
