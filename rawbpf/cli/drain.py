@@ -50,6 +50,7 @@ def drain(
     limit: int | None,
     follow: bool = False,
     is_over: Callable[[], bool] = never,
+    is_orphaned: Callable[[], bool] = never,
     stop: StopSignals | None = None,
     progress: bool = True,
 ) -> Drained:
@@ -57,7 +58,8 @@ def drain(
 
     Ends when the map is empty (`follow`: waits for more, unless is_over() says that none come), when `limit` values are
     written, when the reader has closed its end, or at a SIGINT, SIGTERM or SIGHUP. Every value that left the map is
-    then written completely.
+    then written completely. After a signal the rest of a map that is_orphaned(), which nobody else would find, is
+    written too, as far as the reader takes it.
 
     A write can fail though the descriptor was ready: a disk is full, or the reader leaves in that very moment or within
     a line of more than PIPE_BUF bytes. Then the values go back into the map, and those that it refuses, because it is
@@ -68,26 +70,23 @@ def drain(
     output, waiting, shown = _Output(m, lines, out), Waiting(), Progress(wanted=progress)
     ended = 0
     with StopSignals(stop) as stopping:
-        while limit is None or output.count < limit:
-            if ended := output.wait(stopping):
-                break
-            most = lines.values_at_once if limit is None else min(lines.values_at_once, limit - output.count)
-            # Before it is found empty: what was pushed until then is seen.
-            before, over = output.count, is_over()
-            try:
-                output.write(m.pop_many(most))
-            except BrokenPipeError:
-                # Nobody reads what --trace prints.
-                ended = signal.SIGPIPE
-                break
-            finally:
-                # What pop_many() had taken when something was raised in it.
-                output.write(m.take_held())
-            shown.show(output.count)
-            if output.count > before:
-                waiting.arrived()
-            elif not follow or over or not waiting.wait():
-                break
+        try:
+            while limit is None or output.count < limit:
+                if ended := output.wait(stopping):
+                    break
+                # Before it is found empty: what was pushed until then is seen.
+                over = is_over()
+                moved = output.move(limit)
+                shown.show(output.count)
+                if moved:
+                    waiting.arrived()
+                elif not follow or over or not waiting.wait():
+                    break
+            if ended and is_orphaned():
+                output.move_rest(limit)
+        except BrokenPipeError:
+            # Nobody reads what --trace prints.
+            ended = signal.SIGPIPE
         shown.show(output.count, last=True)
     return Drained(output.count, ended)
 
@@ -99,18 +98,35 @@ class _Output:
         self.count = 0
         self._map = m
         self._line = lines.line
+        self._at_once = lines.values_at_once
         self._out = out
         self._reader_left = False
 
     def wait(self, stop: StopSignals) -> int:
         """Waits until PIPE_BUF bytes can be written, and returns 0. Returns the signal if one came, or SIGPIPE if the
-        reader has left: of a pipe (POLLERR) or of a socket (POLLHUP)."""
-        poll = select.poll()
-        poll.register(self._out, select.POLLOUT)
+        reader has left."""
         while not stop.received and not self._reader_left:
-            for _, event in poll.poll(50):
-                return signal.SIGPIPE if event & (select.POLLERR | select.POLLHUP) else 0
+            ready = is_ready(self._out, 50)
+            if ready is not None:
+                return 0 if ready else signal.SIGPIPE
         return stop.received or signal.SIGPIPE
+
+    def move(self, limit: int | None) -> bool:
+        """Takes values out of the map and writes them, so that `limit` is kept. Whether there were any."""
+        before = self.count
+        try:
+            self.write(self._map.pop_many(self._at_once if limit is None else min(self._at_once, limit - before)))
+        finally:
+            # What pop_many() had taken when something was raised in it.
+            self.write(self._map.take_held())
+        return self.count > before
+
+    def move_rest(self, limit: int | None) -> None:
+        """Moves what the map holds, as long as the reader takes it within a second."""
+        end = self.count + self._map.max_entries
+        end = end if limit is None else min(end, limit)
+        while self.count < end and is_ready(self._out, 1000) and self.move(end):
+            pass
 
     def write(self, values: list[bytes]) -> None:
         """Writes a line of each. Whatever is raised, those that were not written go back into the map."""
@@ -176,6 +192,16 @@ class _Output:
         except Exception:
             # It may be why the value could not be written.
             return f"0x{value.hex()}\n".encode()
+
+
+def is_ready(out: int, milliseconds: int) -> bool | None:
+    """Whether a descriptor has room for PIPE_BUF bytes. False if its reader has left, of a pipe (POLLERR) or of a socket
+    (POLLHUP). None if neither was so for that long."""
+    poll = select.poll()
+    poll.register(out, select.POLLOUT)
+    for _, event in poll.poll(milliseconds):
+        return not event & (select.POLLERR | select.POLLHUP)
+    return None
 
 
 def _write_some(fd: int, data: bytes) -> int:

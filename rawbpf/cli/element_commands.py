@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd
-from rawbpf.cli.drain import Drained, drain
+from rawbpf.cli.drain import Drained, drain, is_ready
 from rawbpf.cli.errors import DONE, SIGNALLED, UsageError
 from rawbpf.cli.feed import Feed
 from rawbpf.cli.output import complain, say_json, write_lines
@@ -82,7 +82,16 @@ def _follow_pin(options: argparse.Namespace) -> None:
         while (left is None or left > 0) and (m := _wait_for_pin(pinned, stop)) is not None:
             lines = line_format(options, notation_of(options, m), m.value_size)
             out = sys.stdout.fileno()
-            drained = drain(m, lines, out, limit=left, follow=True, is_over=pinned.is_replaced, stop=stop)
+            drained = drain(
+                m,
+                lines,
+                out,
+                limit=left,
+                follow=True,
+                is_over=pinned.is_replaced,
+                is_orphaned=pinned.is_orphaned,
+                stop=stop,
+            )
             if left is not None:
                 left -= drained.written
             if drained.ended_by:
@@ -93,9 +102,9 @@ def _follow_pin(options: argparse.Namespace) -> None:
 
 
 def _wait_for_pin(pinned: Pinned[bytes], stop: StopSignals) -> QueueOrStack[bytes] | None:
-    """The map, as soon as it is pinned there; None if a signal came."""
+    """The map, as soon as it is pinned there; None if a signal came or the reader of the output has left."""
     waiting, said = Waiting(stopped=lambda: bool(stop.received)), False
-    while not stop.received:
+    while not stop.received and is_ready(sys.stdout.fileno(), 0) is not False:
         if (m := pinned.opened()) is not None:
             return m
         if not said:

@@ -30,7 +30,8 @@ class Pinned(Generic[T]):
         self.map: QueueOrStack[T] | None = None
         self._value = value
         self._pin: tuple[int, int] | None = None
-        self._refused_at: float | None = None
+        # The pin that could not be opened, and since when.
+        self._refused: tuple[tuple[int, int] | None, float] = None, 0.0
 
     def opened(self) -> "QueueOrStack[T] | None":
         """The map, which is opened if it is not open yet. None if nothing is pinned there that may be opened."""
@@ -40,11 +41,11 @@ class Pinned(Generic[T]):
             except NotFound:
                 return None
             except NotPermitted:
-                self._refused_at = self._refused_at or time.monotonic()
-                if time.monotonic() - self._refused_at > _SETTLES:
+                if self._refused[0] != pin:
+                    self._refused = pin, time.monotonic()
+                if time.monotonic() - self._refused[1] > _SETTLES:
                     raise
                 return None
-            self._refused_at = None
             # If it was replaced just now, this is the earlier one: then it is opened once more.
             self._pin = pin
         return self.map
@@ -53,6 +54,10 @@ class Pinned(Generic[T]):
         """Whether another map is pinned there by now. While nothing is, whoever has the old one may still push."""
         pin = self._pin_now()
         return pin is not None and pin != self._pin
+
+    def is_orphaned(self) -> bool:
+        """Whether nobody finds the open map at the path any more: what it holds may be gone when it is closed."""
+        return self.map is not None and self._pin_now() != self._pin
 
     def leave(self) -> None:
         """Closes the map: the next opened() opens the one that is pinned then."""
@@ -64,13 +69,20 @@ class Pinned(Generic[T]):
         """What tells pins apart: each has an inode of its own."""
         try:
             found = os.stat(self.path)
-        except OSError:
+        except FileNotFoundError:
             return None
+        except OSError:
+            # As if nothing had changed: where no map is open, opening it raises an error that says why.
+            return self._pin or (0, 0)
         return found.st_dev, found.st_ino
 
 
 class FollowPin(Follow[T]):
-    """What follow_pin() returns: a Follow that owns the map which it has open. Close it, or use `with`."""
+    """What follow_pin() returns: a Follow that owns the map which it has open. Close it, or use `with`.
+
+    After stop() a loop still hands over what the map holds if it is no longer pinned at the path: nobody else would
+    find it.
+    """
 
     def __init__(self, pinned: Pinned[T], poll: float, timeout: float | None) -> None:
         super().__init__()
@@ -103,8 +115,11 @@ class FollowPin(Follow[T]):
         for value in m.drain(limit):
             came = True
             yield value
-        if replaced and not came:
+        if not came and (replaced or self._stopped):
             self._pinned.leave()
+
+    def _is_over(self) -> bool:
+        return self._stopped and not self._pinned.is_orphaned()
 
     def _new_waiting(self) -> Waiting:
         return Waiting(self._poll, self._timeout, lambda: self._stopped)

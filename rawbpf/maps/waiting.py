@@ -121,7 +121,8 @@ class _ReadAhead:
 class Follow(Generic[T]):
     """What follow() and follow_pin() return: iterate over it with `for` or with `async for`; stop() ends that.
 
-    For authors of subclasses: `_arrivals(limit)` yields what is there, and `_new_waiting()` makes what waits for more.
+    For authors of subclasses: `_arrivals(limit)` yields what is there, `_new_waiting()` makes what waits for more, and
+    `_is_over()` says whether a loop ends.
     """
 
     def __init__(self) -> None:
@@ -147,12 +148,15 @@ class Follow(Generic[T]):
         """Whether stop() was called."""
         return self._stopped
 
+    def _is_over(self) -> bool:
+        return self._stopped
+
     def __iter__(self) -> Iterator[T]:
         return self._loop(self._new_waiting())
 
     def _loop(self, waiting: Waiting) -> Iterator[T]:
         ahead = _ReadAhead()
-        while not self._stopped:
+        while not self._is_over():
             came = False
             for value in self._arrivals(ahead.limit()):
                 came = True
@@ -196,7 +200,7 @@ class _Arriving(Generic[T]):
                 await sleep(0)
             elif not await self._waiting.wait_async():
                 raise StopAsyncIteration
-            if self._follow.stopped:
+            if self._follow._is_over():
                 raise StopAsyncIteration
             self._came = False
             self._values = self._follow._arrivals(self._ahead.limit())

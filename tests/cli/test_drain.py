@@ -398,3 +398,51 @@ def test_following_says_what_it_waits_for(bpf_folder):
     process.send_signal(signal.SIGTERM)
     assert process.communicate() == ("", f"another map is pinned at {path} now\n")
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("gone", ["replaced", "removed"])
+def test_a_signal_while_the_old_map_holds_values(pinned, gone):
+    """A map that is no longer pinned goes with the worker: what it holds is written before a signal ends that. Values
+    of a map that is still pinned stay there."""
+    path = pinned(Queue, 4, 5000)
+    command = [*COMMAND, "drain", path, "--follow"]
+    with open_map(path, "=I") as old, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        old.push(0)
+        assert worker.stdout.readline() == "0\n"
+        worker.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, worker.pid, os.WSTOPPED)
+        old.push_many(range(1, 5000))
+        os.unlink(path)
+        if gone == "replaced":
+            with Queue("=I", 10) as new:
+                new.push(7)
+                new.pin(path)
+        worker.terminate()
+        worker.send_signal(signal.SIGCONT)
+        assert [int(line) for line in worker.stdout] == list(range(1, 5000))
+        assert worker.wait() == 0
+    if gone == "replaced":
+        assert run("drain", path) == "7\n"
+
+
+def test_a_reader_that_does_not_read_from_an_old_map(pinned):
+    """Where nobody reads, a signal ends it all the same, within about a second."""
+    path = pinned(Queue, 4, 50_000)
+    with open_map(path, "=I") as old:
+        old.push_many(range(50_000))
+        with subprocess.Popen([*COMMAND, "drain", path, "--follow"], stdout=subprocess.PIPE) as worker:
+            until_it_waits(worker)
+            os.unlink(path)
+            worker.terminate()
+            assert worker.wait() == 0
+            written = [int(line) for line in worker.stdout]
+        assert written + old.pop_many(50_000) == list(range(50_000))
+
+
+def test_a_reader_that_goes_away_while_it_waits_for_a_pin(bpf_folder):
+    """It ends then, though there is nothing to write."""
+    command = [*COMMAND, "drain", f"{bpf_folder}/later", "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr.readline().endswith(f"waiting for {bpf_folder}/later\n")
+        worker.stdout.close()
+        assert worker.wait() == 0

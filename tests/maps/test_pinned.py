@@ -1,6 +1,7 @@
 """follow_pin(): the elements of whatever map is pinned at a path, each once, in order, through replacements."""
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from rawbpf import NotPermitted, Queue, Stack, follow_pin
+from rawbpf import BpfError, Cmd, NotPermitted, Queue, Stack, follow_pin
+from rawbpf.maps import pinned as pinned_module
+from rawbpf.maps.pinned import Pinned
 from tests.conftest import IS_ROOT, SECONDS
 
 pytestmark = [pytest.mark.creates, pytest.mark.admin]
@@ -191,3 +194,76 @@ def test_a_worker_that_outlives_its_producers(bpf_folder, tmp_path):
         output.close()
     assert list(map(int, (tmp_path / "output").read_text().split())) == list(range(number))
     assert stopped
+
+
+def test_stop_before_the_old_map_is_empty(bpf_folder):
+    """A map that is no longer pinned goes with its last descriptor: after stop() what it holds is still handed over, and
+    the new map is left as it is."""
+    path = f"{bpf_folder}/q"
+    with follow_pin(path, "<I") as events:
+        old = pinned(path, *range(50))
+        arrived = iter(events)
+        assert next(arrived) == 0
+        with pinned(path, 100) as new:
+            old.close()
+            events.stop()
+            assert list(arrived) == list(range(1, 50))
+            assert events.map is None
+            assert list(events) == []
+            assert new.pop_many(10) == [100]
+
+
+def test_async_stop_before_the_old_map_is_empty(bpf_folder):
+    """So it is in `async for`."""
+    path = f"{bpf_folder}/q"
+
+    async def run(events: Any) -> list[int]:
+        found = []
+        async for number in events:
+            found.append(number)
+            if number == 0:
+                os.unlink(path)
+                events.stop()
+        return found
+
+    with pinned(path, *range(50)), follow_pin(path, "<I") as events:
+        assert asyncio.run(run(events)) == list(range(50))
+
+
+def test_stop_leaves_what_is_pinned(bpf_folder):
+    """What is pinned stays in the map after stop(), but for the one element that was at hand."""
+    path = f"{bpf_folder}/q"
+    with pinned(path, *range(50)) as q, follow_pin(path, "<I") as events:
+        arrived = iter(events)
+        assert next(arrived) == 0
+        events.stop()
+        assert list(arrived) == []
+        assert q.pop_many(100) == list(range(1, 50))
+
+
+def test_each_pin_has_its_time_to_settle(bpf_folder, monkeypatch):
+    """A pin that could not be opened and was removed does not count against the next one."""
+    path, now = f"{bpf_folder}/q", 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    refused = Pinned(path, "<I")
+    monkeypatch.setattr(pinned_module, "open_queue_or_stack", refuse)
+    for _ in range(2):
+        with pinned(path, 1):
+            assert refused.opened() is None
+            now += 0.9
+            assert refused.opened() is None
+    now += 0.2
+    with pytest.raises(NotPermitted):
+        refused.opened()
+
+
+def refuse(*_: object) -> None:
+    raise NotPermitted(errno.EACCES, "refused", Cmd.BPF_OBJ_GET)
+
+
+def test_a_path_that_leads_nowhere_is_an_error(bpf_folder):
+    """A path below something that is no folder is not waited for."""
+    with pinned(f"{bpf_folder}/q"), follow_pin(f"{bpf_folder}/q/below", timeout=20) as events:
+        with pytest.raises(BpfError) as caught:
+            list(events)
+        assert caught.value.errno == errno.ENOTDIR
