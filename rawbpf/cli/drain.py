@@ -195,8 +195,8 @@ class _Output:
 
 
 def is_ready(out: int, milliseconds: int) -> bool | None:
-    """Whether a descriptor has room for PIPE_BUF bytes. False if its reader has left, of a pipe (POLLERR) or of a socket
-    (POLLHUP). None if neither was so for that long."""
+    """Whether a descriptor has room for PIPE_BUF bytes. False if its reader has left, of a pipe (POLLERR) or of a
+    socket (POLLHUP). None if neither was so for that long."""
     poll = select.poll()
     poll.register(out, select.POLLOUT)
     for _, event in poll.poll(milliseconds):

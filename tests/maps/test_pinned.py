@@ -197,8 +197,8 @@ def test_a_worker_that_outlives_its_producers(bpf_folder, tmp_path):
 
 
 def test_stop_before_the_old_map_is_empty(bpf_folder):
-    """A map that is no longer pinned goes with its last descriptor: after stop() what it holds is still handed over, and
-    the new map is left as it is."""
+    """A map that is no longer pinned goes with its last descriptor: after stop() what it holds is still handed over,
+    and the new map is left as it is."""
     path = f"{bpf_folder}/q"
     with follow_pin(path, "<I") as events:
         old = pinned(path, *range(50))
