@@ -2,13 +2,16 @@
 the hint that was written for it."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rawbpf import Queue
+from rawbpf import docs as guides
 from rawbpf.observe.lesson_checks import CHECKS
 from rawbpf.observe.lesson_program import Pushed, Refused, Unknown, interpret
 from rawbpf.observe.lessons import lessons
@@ -184,3 +187,11 @@ def test_what_the_interpreter_does_not_know():
     """An instruction that it does not know is not refused as wrong: a kernel may take it."""
     with pytest.raises(Unknown, match="opcode 0x79"):
         interpret([load("u64", R0, R1), exit_()], {})
+
+
+def test_the_guide_lists_them():
+    """The guide's table has each exercise's number and title."""
+    guide = Path(guides.__file__).with_name("learn.md").read_text()
+    assert re.findall(r"^\| (\d+) \| (.*) \|$", guide, re.MULTILINE) == [
+        (str(lesson.number), lesson.title) for lesson in LESSONS.values()
+    ]
