@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rawbpf.cli.errors import DONE, ERROR, UsageError
-from rawbpf.cli.help import plain
 from rawbpf.cli.output import BOLD, complain, say
 from rawbpf.cli.tour import refusal
 from rawbpf.observe.lessons import Lesson, Verdict, attempt, lessons
@@ -97,7 +96,7 @@ def _show(lesson: Lesson) -> None:
     call = f"rawbpf learn {lesson.number}"
     say(
         f"\n  {call} --start      writes {_file(lesson)}: the program to change"
-        f"\n  {call} --check      runs it and says what is not right yet"
+        f"\n  {call} --check      says what is not right yet; --trace shows its calls"
         f"\n  {call} --hint       shows a hint; again, another"
         f"\n  {call} --solution   shows a program that is right"
     )
@@ -108,7 +107,8 @@ def _file(lesson: Lesson) -> str:
 
 
 def _filled(text: str) -> str:
-    return plain(text, _WIDTH)
+    """Paragraphs, each filled again."""
+    return "\n\n".join(textwrap.fill(each, _WIDTH, break_on_hyphens=False) for each in text.split("\n\n"))
 
 
 def _start(lesson: Lesson, path: str) -> None:
