@@ -96,7 +96,7 @@ def _show(lesson: Lesson) -> None:
     call = f"rawbpf learn {lesson.number}"
     say(
         f"\n  {call} --start      writes {_file(lesson)}: the program to change"
-        f"\n  {call} --check      says what is not right yet; --trace shows its calls"
+        f"\n  {call} --check      judges it; with --trace it shows the calls"
         f"\n  {call} --hint       shows a hint; again, another"
         f"\n  {call} --solution   shows a program that is right"
     )

@@ -73,8 +73,10 @@ def predict(run: Run) -> str:
     flags = [(struct.unpack("<I", call.value)[0], call.fields["flags"]) for call in run.pushes]
     if flags != [(1, 2), (2, 2), (3, 2), (4, 2), (5, 2), (6, 0)] or not isinstance(s, QueueOrStack):
         return "The program below the prediction is to stay as it was: write it again, with --start."
-    if len(run.pops) != 1 or not prediction:
-        return "Write down a prediction, a list of numbers, before the stack is asked: only the one pop of the program."
+    if len(run.pops) != 1:
+        return "Your program popped the stack itself. Write down a prediction before the stack is asked."
+    if not prediction or not isinstance(prediction, list):
+        return "`prediction` is to be a list of numbers: what is left at the end, first what would be popped first."
     left = []
     with suppress(Empty):
         while True:
@@ -231,9 +233,15 @@ def not_permitted(run: Run) -> str:
         if isinstance(run.error, ValueError):
             return "rawbpf itself refused that, and the kernel was not asked. The map must be open, and the push right."
         return "No push was answered EPERM. `rawbpf explain push` says at map_fd what it takes."
-    # A map is known by its id: rawbpf freezes it through a descriptor of its own.
-    frozen = {call.map.id for call in run.of(Cmd.BPF_MAP_FREEZE) if call.map and not call.errno}
-    ways = {"map" if call.map and call.map.id in frozen else "descriptor" for call in refused}
+    # A map is known by its id: rawbpf freezes it through a descriptor of its own. What was refused before was not
+    # refused because of that.
+    frozen: set[int] = set()
+    ways = set()
+    for call in run.calls:
+        if call.cmd == Cmd.BPF_MAP_FREEZE and call.map and not call.errno:
+            frozen.add(call.map.id)
+        elif call in refused and call.map:
+            ways.add("map" if call.map.id in frozen else "descriptor")
     if ways == {"map"}:
         return "One way is done: the map is frozen. In the other the descriptor does not allow it: made or opened so."
     if ways == {"descriptor"} and run.error is None:

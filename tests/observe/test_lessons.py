@@ -69,7 +69,7 @@ def judged() -> Any:
 
     def on(kernel: str) -> dict[tuple[str, str], list[str]]:
         if kernel not in found:
-            cases = [*RIGHT, *UNTOUCHED, *WRONGS]
+            cases = [*RIGHT, *UNTOUCHED, *WRONGS, *OTHERWISE]
             command = [sys.executable, "-c", JUDGE, kernel]
             done = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
@@ -116,6 +116,40 @@ def test_the_untouched_program_is_not(judged, case, kernel):
 def test_a_wrong_answer_gets_its_hint(judged, case, hint, kernel):
     """Plausible wrong answers do not pass, and what is said of each is the hint that was written for it."""
     assert hint in judged(kernel)[case][1]
+
+
+# Programs that are right in another way than the solution.
+OTHERWISE = [
+    (
+        "full-and-not",
+        "import queue\nfrom rawbpf import BPF_EXIST, Queue\nwith Queue(4, 2) as q:\n"
+        "    q.push(b'1111'); q.push(b'2222')\n    try: q.push(b'3333')\n    except queue.Full: pass\n"
+        "    q.push(b'3333', BPF_EXIST)\n",
+    ),
+    (
+        "by-hand",
+        "from rawbpf import Queue, bpf, bpf_attr, pointer\nq, value = Queue(4, 3), bytearray(b'abcd')\n"
+        "bpf(2, bpf_attr(map_fd=q.fileno(), value=pointer(value), flags=2), 32)\n",
+    ),
+    ("forgotten-sizes", "full_and_empty = (2, 0xFFFFFFFF)\noverlapping = (3_000_000, 1500)\n"),
+    # One map for both ways: a second descriptor of it, and the freeze after that was refused.
+    (
+        "not-permitted",
+        "import errno\nfrom rawbpf import Queue\nq = Queue(4, 3)\nr = Queue.from_id(q.id, access='r')\n"
+        "try: r.push(b'abcd')\nexcept PermissionError: pass\nq.freeze()\nq.push(b'abcd')\n",
+    ),
+    (
+        "program",
+        LESSONS["program"].solution.replace('store("u64", R10, -8, 42)', 'mov(R0, 42),\n    store("u64", R10, -8, R0)'),
+    ),
+]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("case", OTHERWISE, ids=[name for name, _ in OTHERWISE])
+def test_what_is_right_in_another_way(judged, case, kernel):
+    """The check looks at what the kernel was asked and answered, so other ways to the same are right, too."""
+    assert judged(kernel)[case][1] == ""
 
 
 def test_what_python_cannot_read(judged):
