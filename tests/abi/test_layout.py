@@ -143,8 +143,8 @@ def test_a_perf_event_has_the_running_kernels_fields():
         (constants.LinkType, "bpf_link_type"),
         (constants.StatsType, "bpf_stats_type"),
         (constants.TaskFdType, "bpf_task_fd_type"),
-        (constants.PerfEventType, "bpf_perf_event_type"),
-        (constants.IterOrder, "bpf_cgroup_iter_order"),
+        pytest.param(constants.PerfEventType, "bpf_perf_event_type", marks=pytest.mark.linux("6.6")),
+        pytest.param(constants.IterOrder, "bpf_cgroup_iter_order", marks=pytest.mark.linux("6.1")),
     ],
 )
 def test_enums_equal_the_running_kernels(enum, name):
