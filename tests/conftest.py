@@ -226,6 +226,13 @@ def no_library_call(sent: list[tuple[Cmd, int]]) -> "Callable[[], AbstractContex
 
 
 @pytest.fixture
+def unraisable_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For signal handlers that raise at any moment: Python swallows what is raised while the collector closes a
+    generator, and the next signal may raise in pytest's report of it."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+
+
+@pytest.fixture
 def memory_cgroup() -> Iterator[Path]:
     """A memory cgroup with a limit of 16 MiB; either version of the hierarchy."""
     for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):

@@ -712,6 +712,7 @@ class Interrupted(Exception):
     """What the signal handler raises."""
 
 
+@pytest.mark.usefixtures("unraisable_ignored")
 @needs_3_11
 @pytest.mark.parametrize("how", ["pop_many", "pop_into", "drain", "few"])
 @pytest.mark.parametrize("on_kernel_side", [True, False])

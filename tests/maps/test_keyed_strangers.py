@@ -376,6 +376,7 @@ def emptied(m, way, got):
 
 
 @needs_3_11
+@pytest.mark.usefixtures("unraisable_ignored")
 @pytest.mark.parametrize("way", ["drain", "pop"])
 def test_signals_at_any_moment(way):
     """A signal handler that raises at any moment loses no element and hands none out twice."""

@@ -436,6 +436,7 @@ def interrupt(signal_number, frame):
 
 
 @needs_3_11
+@pytest.mark.usefixtures("unraisable_ignored")
 @pytest.mark.parametrize("way", ["follow", "pop"])
 def test_signals_at_any_moment(ring, producer, way):
     """A signal handler that raises at any moment loses no record and hands none out twice."""

@@ -293,6 +293,7 @@ class Interrupted(Exception):
 
 @needs_3_11
 @pytest.mark.real_kernel(reason="what is interrupted is the library")
+@pytest.mark.usefixtures("unraisable_ignored")
 def test_signals_while_waiting_lose_no_element(kind):
     """A handler that raises at any moment in pop(timeout=...), which waits again and again for a producer: each element
     is handed over once, in order for a queue."""

@@ -153,6 +153,7 @@ def test_cancelling_loses_nothing():
 
 
 @needs_3_11
+@pytest.mark.usefixtures("unraisable_ignored")
 def test_a_signal_that_raises_loses_nothing():
     """A handler that raises wherever it lands: yielded and remaining are all that was pushed."""
 

@@ -79,6 +79,7 @@ class Interrupted(Exception):
     """What the signal handler raises."""
 
 
+@pytest.mark.usefixtures("unraisable_ignored")
 @needs_3_11
 @pytest.mark.parametrize("spec", [8, "<Q"])
 def test_signals_lose_no_element(kind, spec):
