@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, lib, new_batch, raise_hook_failure
-from rawbpf.values.codecs import Codec, bytes_view, decode_many, encode_many
+from rawbpf.values.codecs import Codec, RawBytes, bytes_view, decode_many, encode_many
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -42,6 +42,7 @@ _TRIES = 10
 
 _ALL = 0xFFFFFFFF
 FREE: int = lib.BATCH_FREE
+_push = lib.map_push
 _HELD: int = lib.BATCH_HELD
 
 R = TypeVar("R")
@@ -63,12 +64,14 @@ class Batch:
     `memory[0] = FREE` is the store that says that the caller has what was in it.
     """
 
-    __slots__ = ("capacity", "data", "first", "lender", "memory", "struct")
+    __slots__ = ("capacity", "data", "elements", "first", "lender", "memory", "struct")
 
     def __init__(self, m: "CData", capacity: int) -> None:
         self.struct, self.memory, self.data = new_batch(m, capacity)
         self.capacity = capacity
-        self.first = self.data[: m.value_size]
+        size = m.value_size
+        self.elements = [self.data[at : at + size] for at in range(0, min(capacity, BREAK_EVEN) * size, size)]
+        self.first = self.elements[0]
         self.lender: InKernel | None = None
 
 
@@ -123,9 +126,8 @@ class Bulk:
     # CPython 3.12 and 3.13 crash where there is no memory for one.
 
     def pop_many(self, limit: int) -> list[Any]:
-        if 0 < limit <= self._few and (values := self._take_few(limit, self._decoded_few)) is not None:
-            return values
-        return self._take(limit, self._decoded)
+        values: list[Any] | None = self._take_few(limit, None) if 0 < limit <= self._few else None
+        return values if values is not None else self._take(limit, self._decoded)
 
     def pop_into(self, buffer: "Buffer") -> int:
         view = bytes_view(buffer)
@@ -134,10 +136,8 @@ class Bulk:
         limit = len(view) // self._size
         if limit == 0:
             raise ValueError(f"the buffer has {len(view)} bytes, less than one value of {self._size}")
-
-        if limit <= self._few and (count := self._take_few(limit, partial(self._copied_few, view))) is not None:
-            return count
-        return self._take(limit, partial(self._copied, view))
+        count: int | None = self._take_few(limit, view) if limit <= self._few else None
+        return count if count is not None else self._take(limit, partial(self._copied, view))
 
     def take_held(self) -> list[bytes]:
         """The elements that were taken and not handed over, raw."""
@@ -208,9 +208,9 @@ class Bulk:
             lib.batch_keep_both(hand.struct, hand.older)
             raise
 
-    def _take_few(self, limit: int, use: "Callable[[Batch, int], R]") -> "R | None":
-        """Takes up to `limit` elements, at most what a batch of pop() has room for, and returns use(batch, count). None
-        if something is held, which comes first."""
+    def _take_few(self, limit: int, view: memoryview | None) -> Any:
+        """Takes up to `limit` elements, at most what a batch of pop() has room for. Returns their values, or how many
+        were copied to `view`; None if something is held, which comes first."""
         try:
             batch = self.spares.pop()
         except IndexError:
@@ -219,7 +219,7 @@ class Bulk:
         try:
             taken = lib.map_pop(struct, limit)
             if taken >= 0:
-                result = use(batch, taken)
+                result = self._few_values(batch, taken) if view is None else self._few_copied(batch, taken, view)
                 self.spares.append(batch)
                 batch.memory[0] = FREE  # now the caller has them
                 return result
@@ -228,15 +228,15 @@ class Bulk:
             raise
         if taken == BATCH_IN_USE:
             return None
-        return self._took_nothing(batch, taken, use)
+        self._took_nothing(batch, taken)
+        return [] if view is None else 0
 
-    def _took_nothing(self, batch: Batch, result: int, use: "Callable[[Batch, int], R]") -> "R":
+    def _took_nothing(self, batch: Batch, result: int) -> None:
         if result == HOOK_RAISED:
             raise_hook_failure(result)
         self.spares.append(batch)
         if result != -errno.ENOENT:
             raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
-        return use(batch, 0)
 
     def _gather(self, hand: _Hand, limit: int, only_held: bool) -> None:
         """Takes up to `limit` elements, or all that are held, into a batch that is large enough; those first that are
@@ -348,11 +348,13 @@ class Bulk:
     def _decoded(self, chunks: list[memoryview]) -> list[Any]:
         return decode_many(self._codec, chunks)
 
-    def _decoded_few(self, batch: Batch, count: int) -> list[Any]:
-        if count == 1:
-            return [self._codec.decode(batch.first.tobytes())]
-        data, size = batch.data[: count * self._size].tobytes(), self._size
-        return [self._codec.decode(data[at : at + size]) for at in range(0, len(data), size)]
+    def _few_values(self, batch: Batch, count: int) -> list[Any]:
+        codec, values = self._codec, []
+        raw = type(codec) is RawBytes
+        for element in batch.elements[:count]:
+            data = element.tobytes()
+            values.append(data if raw else codec.decode(data))
+        return values
 
     def _copied(self, view: memoryview, chunks: list[memoryview]) -> int:
         """Copies elements to the beginning of a buffer; returns how many."""
@@ -363,7 +365,7 @@ class Bulk:
             position = end
         return position // self._size
 
-    def _copied_few(self, view: memoryview, batch: Batch, count: int) -> int:
+    def _few_copied(self, batch: Batch, count: int, view: memoryview) -> int:
         view[: count * self._size] = batch.data[: count * self._size]
         return count
 
@@ -378,10 +380,11 @@ class Bulk:
             syscall.check_push_flags(flags)
         data = encode_many(self._codec, values)
         size, total = self._size, len(data) // self._size
+        if total < BREAK_EVEN:
+            return self._push_singly(data, 0, total, flags)
         # The first one singly in any case: a program could push where this descriptor may not.
-        few = total if total < BREAK_EVEN else 1
-        pushed = self._push_singly(data, 0, few, flags)
-        if pushed < few or pushed == total:
+        pushed = self._push_singly(data, 0, 1, flags)
+        if pushed < 1:
             return pushed
         kernel = self._in_kernel or self._made()
         tries = _TRIES
@@ -409,12 +412,13 @@ class Bulk:
 
     def _push_singly(self, data: bytes | memoryview, pushed: int, total: int, flags: int) -> int:
         """Pushes elements `pushed` to `total`, a call each; returns how many of all are pushed then."""
-        if pushed == total:
+        values: Any = data
+        if pushed or type(data) is not bytes:
+            values = ffi.from_buffer("char[]", memoryview(data)[pushed * self._size : total * self._size])
+        result = _push(self._map, values, total - pushed, flags)
+        if result == total:
             return total
-        size = self._size
-        part = data if total * size == len(data) and not pushed else memoryview(data)[pushed * size : total * size]
-        values = part if type(part) is bytes else ffi.from_buffer("char[]", part)
-        error, done = divmod(lib.map_push(self._map, values, total - pushed, flags), 1 << 32)
+        error, done = divmod(result, 1 << 32)
         pushed += done
         if error == -HOOK_RAISED:
             raise_hook_failure(-error)
@@ -458,8 +462,7 @@ class Bulk:
         return element_error(cmd, result, self._map, self._info)
 
     def close(self) -> int:
-        """Gives the scratch and the programs back, after map_retire(). Returns how many elements were never handed
-        over."""
+        """Gives the scratch and the programs back, after map_retire(). Returns how many elements are left held."""
         self._closed = True
         self._clear_scratch()
         self._forget_kernel()

@@ -213,6 +213,12 @@ class QueueOrStack(KeylessMap[T]):
 
         Raises what push() raises for the first element, except Full: that is 0.
         """
+        if type(values) is list and len(values) == 1:
+            try:
+                self.push(values[0], flags, None, overwrite)
+                return 1
+            except Full:
+                return 0
         return self._bulk.push_many(values, flags | BPF_EXIST if overwrite else flags)
 
     def pop_many(self, limit: int) -> list[T]:
@@ -224,7 +230,13 @@ class QueueOrStack(KeylessMap[T]):
         Raises what pop() raises for the first element, except Empty. On any exception (Ctrl-C, a codec's) nothing is
         lost: what was taken comes first in the next call.
         """
-        return self._bulk.pop_many(_count("limit", limit))
+        count = _count("limit", limit)
+        if count == 1:
+            # The list is there before the element is taken: making it can't fail with the element in no place.
+            values: list[Any] = [None]
+            values[0] = self.pop(_NOTHING)
+            return [] if values[0] is _NOTHING else values
+        return self._bulk.pop_many(count)
 
     def pop_into(self, buffer: "Buffer") -> int:
         """As pop_many(), straight into a writable contiguous buffer (bytearray, array, numpy array), as raw bytes.

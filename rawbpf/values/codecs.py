@@ -88,6 +88,8 @@ class RawBytes(OwnCodec):
         self.size = size
 
     def encode(self, value: "Buffer") -> bytes:
+        if type(value) is bytes and len(value) == self.size:
+            return value
         return _bytes_of(value, self.size, addresses=False)
 
     def decode(self, data: bytes) -> bytes:
@@ -387,6 +389,12 @@ def encode_many(codec: Codec[Any], values: "Iterable[Any] | Buffer") -> bytes | 
     """
     if type(values) is bytes and len(values) % codec.size == 0:
         return values
+    if type(values) is list and len(values) < 4:
+        # For so few, what follows costs more than it saves, and so does join().
+        data = b""
+        for value in values:
+            data += codec.encode(value)
+        return data
     try:
         # To ask a list costs more than to push two values.
         view = memoryview(cast("Buffer", values)) if type(values) is not list else None

@@ -84,9 +84,9 @@ def test_one_element(queues, name):
 
 # At most so many calls, and so many system calls. (drain() is a generator, which each element enters anew.)
 AT_MOST: dict[str, tuple[Callable[[Any, Any], object], int, int]] = {
-    "pop_many(1)": (lambda raw, typed: raw.pop_many(1), 11, 1),
-    "push_many of 1": (lambda raw, typed: raw.push_many([ONE]), 14, 1),
-    "pop_many(4)": (lambda raw, typed: raw.pop_many(4), 16, 4),
+    "pop_many(1)": (lambda raw, typed: raw.pop_many(1), 8, 1),
+    "push_many of 1": (lambda raw, typed: raw.push_many([ONE]), 5, 1),
+    "pop_many(4)": (lambda raw, typed: raw.pop_many(4), 17, 4),
     "push_many from a buffer": (lambda raw, typed: raw.push_many(MANY[:6400]), 15, 2),
     "pop_many": (lambda raw, typed: raw.pop_many(1000), 39, 2),
     "pop_into": (lambda raw, typed: raw.pop_into(bytearray(8000)), 32, 2),

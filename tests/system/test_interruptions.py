@@ -62,6 +62,11 @@ def within(m: Any, taken: Taken) -> None:
     taken.count += 1
 
 
+def one(m: Any, taken: Taken) -> None:
+    taken.answers[taken.count] = m.pop_many(1)
+    taken.count += 1
+
+
 def few(m: Any, taken: Taken) -> None:
     taken.answers[taken.count] = m.pop_many(5)
     taken.count += 1
@@ -93,7 +98,7 @@ not_in_python = pytest.mark.skipif(
     door.FFI_MODE == "abi", reason="by design: within the Python door such an exception may leave a batch in use"
 )
 
-CALLS = [pop, within, few, many, into, drain, take_held]
+CALLS = [pop, within, one, few, many, into, drain, take_held]
 
 
 @pytest.fixture
@@ -239,7 +244,7 @@ def raising(install: Callable[[Any], None], number: int, opcodes: bool) -> Itera
 
 
 # What a call was returning when the trace function raised in its last step, behind the store that hands over.
-ANSWERS = {"pop": 1, "within": 1, "few": 5, "many": 40, "into": 40, "drain": 1, "take_held": 18}
+ANSWERS = {"pop": 1, "within": 1, "one": 1, "few": 5, "many": 40, "into": 40, "drain": 1, "take_held": 18}
 
 
 @needs_3_11
