@@ -59,18 +59,18 @@ _NOTHING_YET = Status(None, "nothing was moved in bulk yet")
 
 
 class Batch:
-    """A struct batch, its memory, views of its elements and of the first, and whose scratch it may have borrowed.
+    """A struct batch, its memory, views of its elements and of its first `few`, and whose scratch it may have borrowed.
 
     `memory[0] = FREE` is the store that says that the caller has what was in it.
     """
 
     __slots__ = ("capacity", "data", "elements", "first", "lender", "memory", "struct")
 
-    def __init__(self, m: "CData", capacity: int) -> None:
+    def __init__(self, m: "CData", capacity: int, few: int) -> None:
         self.struct, self.memory, self.data = new_batch(m, capacity)
         self.capacity = capacity
         size = m.value_size
-        self.elements = [self.data[at : at + size] for at in range(0, min(capacity, BREAK_EVEN) * size, size)]
+        self.elements = [self.data[at : at + size] for at in range(0, few * size, size)]
         self.first = self.elements[0]
         self.lender: InKernel | None = None
 
@@ -114,8 +114,8 @@ class Bulk:
         # drops what a signal handler raises there.
         self._draining: set[weakref.ref[_Hand]] = set()
         # All batches there are, so that none is forgotten; and one that is never begun.
-        self._batches = [Batch(m, self._few)]
-        self._nothing = Batch(m, 1)
+        self._batches = [Batch(m, self._few, self._few)]
+        self._nothing = Batch(m, 1, 1)
         # Those for pop(): each call takes one off and puts it back, so that threads don't wait for each other.
         self.spares = self._batches[:]
 
@@ -304,7 +304,7 @@ class Bulk:
                 hand.batch, hand.struct = each, each.struct
                 if lib.batch_begin(each.struct):
                     return
-        made = Batch(self._map, max(capacity, self._few))
+        made = Batch(self._map, max(capacity, self._few), self._few)
         hand.batch, hand.struct = made, made.struct
         lib.batch_begin(made.struct)
         self._batches.append(made)
@@ -319,7 +319,7 @@ class Bulk:
         for each in self._batches[:]:
             if each.capacity == self._few and each.struct.state == FREE and each not in self.spares:
                 return each
-        made = Batch(self._map, self._few)
+        made = Batch(self._map, self._few, self._few)
         self._batches.append(made)
         return made
 
@@ -488,7 +488,7 @@ class Bulk:
                 hand.lists.clear()
         self.status = _NOTHING_YET
         self._map.held = 0
-        self._batches = [Batch(self._map, self._few)]
+        self._batches = [Batch(self._map, self._few, self._few)]
         self.spares[:] = self._batches
         self._forget_kernel()
 
