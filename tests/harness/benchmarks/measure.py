@@ -11,14 +11,16 @@ import ctypes
 import ctypes.util
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TextIO, TypeVar, cast
 
 HERE = Path(__file__).parent
 
@@ -64,6 +66,29 @@ def libbpf() -> ctypes.CDLL | None:
     """libbpf itself, if it is installed."""
     name = ctypes.util.find_library("bpf")
     return ctypes.CDLL(name, use_errno=True) if name else None
+
+
+@contextmanager
+def cilium(fd: int) -> Iterator[Callable[[str, int], float] | None]:
+    """Nanoseconds per element of so many calls ("push" or "pop") by Go's cilium/ebpf, if that is installed."""
+    packages = "/usr/share/gocode"
+    if shutil.which("go") is None or not Path(packages, "src/github.com/cilium/ebpf").exists():
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "cilium")
+        environment = os.environ | {"GO111MODULE": "off", "GOPATH": packages, "GOCACHE": folder}
+        subprocess.run(["go", "build", "-o", program, HERE / "cilium.go"], check=True, env=environment)
+        with subprocess.Popen(
+            [program, str(fd)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, pass_fds=[fd]
+        ) as process:
+            orders, answers = cast(TextIO, process.stdin), cast(TextIO, process.stdout)
+
+            def calls(verb: str, count: int) -> float:
+                print(verb, count, file=orders)
+                return int(answers.readline()) / count
+
+            yield calls
 
 
 def timed(work: Callable[[], object], elements: int, clock: Callable[[], int] = time.thread_time_ns) -> float:

@@ -1,11 +1,12 @@
-"""One element per call, 8-byte values: rawbpf against a C loop, the bare cffi call, and ctypes over libbpf."""
+"""One element per call, 8-byte values: rawbpf against a C loop, the bare cffi call, ctypes over libbpf, and Go."""
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 
 from rawbpf import Queue
 from rawbpf.abi.door import lib, new_batch, new_map
-from tests.harness.benchmarks.measure import Contender, Report, floor, libbpf, medians, table, timed
+from tests.harness.benchmarks.measure import Contender, Report, cilium, floor, libbpf, medians, table, timed
 
 CALLS = 10_000
 VALUE = b"12345678"
@@ -14,7 +15,7 @@ VALUE = b"12345678"
 BUDGETS = {"push": 1.8, "pop": 2.2}
 
 
-def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
+def contenders(q: "Queue[bytes]", go: "Callable[[str, int], float] | None") -> dict[str, dict[str, Contender]]:
     """For push and pop, each way to do it CALLS times. A push fills the queue, a pop empties it."""
     c, fd, buffer = floor(), q.fileno(), ctypes.create_string_buffer(8)
     m = new_map(fd, 8)
@@ -34,6 +35,9 @@ def contenders(q: "Queue[bytes]") -> dict[str, dict[str, Contender]]:
     if library := libbpf():
         found["push"]["ctypes over libbpf"] = _timed(_libbpf_push, library.bpf_map_update_elem, fd)
         found["pop"]["ctypes over libbpf"] = _timed(_libbpf_pop, library.bpf_map_lookup_and_delete_elem, fd)
+    if go is not None:
+        for verb, ways in found.items():
+            ways["Go, cilium/ebpf"] = partial(go, verb, CALLS)
     return found
 
 
@@ -79,8 +83,8 @@ def _libbpf_pop(lookup_and_delete, fd):
 
 def run(rounds: int) -> Report:
     """The table of one run."""
-    with Queue(8, CALLS) as q:
-        both = contenders(q)
+    with Queue(8, CALLS) as q, cilium(q.fileno()) as go:
+        both = contenders(q, go)
         # Each push must find the queue empty and each pop full: their rounds are one sequence.
         sequence = {
             (verb, name): contender
