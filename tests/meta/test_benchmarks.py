@@ -31,6 +31,8 @@ def test_each_benchmark_prints_its_tables() -> None:
         "8-byte values, by door",
         "import rawbpf",
         "8-byte values, elements a call",
+        "8-byte values, 16384 a call",
+        "8-byte values, max_entries",
         "times faster than the C loop",
         "records, 4096 a call",
         "pop_into, elements a call",

@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 
 from tests.harness.benchmarks import (
+    bounds,
     breakeven,
     bulk,
     doors,
+    max_entries,
     measure,
     plot,
     processes,
@@ -21,6 +23,8 @@ BENCHMARKS = {
     "single": single.run,
     "doors": doors.run,
     "bulk": bulk.run,
+    "bounds": bounds.run,
+    "max_entries": max_entries.run,
     "records": records.run,
     "start": start.run,
     "breakeven": breakeven.run,
