@@ -98,7 +98,19 @@ def timed(work: Callable[[], object], elements: int, clock: Callable[[], int] = 
     return (clock() - start) / elements
 
 
-def medians(contenders: dict[Name, Contender], rounds: int) -> dict[Name, float]:
+class Median(float):
+    """The median of some rounds, which is what the tables show; `quartiles` are the plot's error bars."""
+
+    quartiles: tuple[float, float]
+
+    def __new__(cls, values: list[float]) -> "Median":
+        first, middle, third = statistics.quantiles(values, method="inclusive")
+        made = super().__new__(cls, middle)
+        made.quartiles = first, third
+        return made
+
+
+def medians(contenders: dict[Name, Contender], rounds: int) -> dict[Name, Median]:
     """The median of each contender over interleaved rounds, one warm-up round apart."""
     results: dict[Name, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
@@ -106,7 +118,7 @@ def medians(contenders: dict[Name, Contender], rounds: int) -> dict[Name, float]
             nanoseconds = contender()
             if number:
                 results[name].append(nanoseconds)
-    return {name: statistics.median(values) for name, values in results.items()}
+    return {name: Median(values) for name, values in results.items()}
 
 
 def machine() -> str:

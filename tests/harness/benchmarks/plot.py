@@ -1,8 +1,11 @@
-"""The curves of a run as a picture: ns per element over elements a call, both axes logarithmic; a soak over time."""
+"""The curves of a run as a picture: ns per element over elements a call, both axes logarithmic; a soak over time.
+
+A bar goes from the first to the third quartile of the rounds.
+"""
 
 from pathlib import Path
 
-from tests.harness.benchmarks.measure import machine
+from tests.harness.benchmarks.measure import Median, machine
 
 TITLES = {
     "bulk": "8-byte values, there or back, in one process",
@@ -22,12 +25,14 @@ def draw(path: Path, panels: dict[str, dict[str, dict[float, float]]]) -> None:
         axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for label, points in curves.items():
             flat = len(set(points.values())) == 1
-            axes.plot(
+            axes.errorbar(
                 list(points),
                 list(points.values()),
+                yerr=list(zip(*map(_around, points.values()), strict=True)),
                 label=label,
                 linestyle="--" if flat else "-",
                 marker=None if flat else ".",
+                elinewidth=1,
             )
         axes.set_title(TITLES[name], fontsize=10)
         axes.legend(fontsize=7)
@@ -43,3 +48,9 @@ def draw(path: Path, panels: dict[str, dict[str, dict[float, float]]]) -> None:
         axes.set_ylabel("ns per element")
     figure.suptitle(machine(), fontsize=8)
     figure.savefig(path, dpi=75, pil_kwargs={"optimize": True})
+
+
+def _around(value: float) -> tuple[float, float]:
+    """How far the quartiles are below and above; what was measured once has none."""
+    low, high = value.quartiles if isinstance(value, Median) else (value, value)
+    return value - low, high - value
