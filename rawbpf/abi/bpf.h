@@ -671,6 +671,7 @@ struct batch {
     uint32_t        first;
     uint32_t        count;
     uint32_t        capacity;
+    uint32_t        begun, last;            /* for batch_hold() */
 };
 
 /* Makes a FREE batch one that this call has, and empty. 0 if it is not FREE. */
@@ -691,16 +692,19 @@ int batch_pop(struct batch *batch, uint32_t want);
 
 /* The end of a call that began to hand over the first `begun` elements of its
  * batch, one after the other, and came so far that `last` of these were left.
- * (Two numbers, because Python has small ones at hand: to subtract may need
- * memory.) What was not handed over is HELD from now on. */
-void batch_hold(struct batch *batch, uint32_t begun, uint32_t last);
+ * What was not handed over is HELD from now on.
+ *
+ * This must not need memory. So these two are fields that the caller sets, for
+ * CPython may make a tuple of several arguments; and two, for the small numbers
+ * are there already, and to subtract may make a large one. */
+void batch_hold(struct batch *batch);
 
-/* As batch_hold(), for a caller that does not know whether it got the batch:
- * does nothing to one that is FREE or that another thread has. */
-void batch_keep(struct batch *batch, uint32_t begun, uint32_t last);
+/* As batch_hold(), for a caller that handed over nothing and does not know
+ * whether it got the batch: does nothing to one that is FREE or that another
+ * thread has. */
+void batch_keep(struct batch *batch);
 
-/* batch_keep() for two batches of which nothing was handed over; they may be
- * the same. */
+/* batch_keep() for two batches, which may be the same. */
 void batch_keep_both(struct batch *batch, struct batch *other);
 
 /* How many elements are left in it, those in the scratch included. */

@@ -315,22 +315,22 @@ static void hold(struct batch *batch, uint32_t handed)
     set_state(batch, BATCH_HELD);
 }
 
-void batch_hold(struct batch *batch, uint32_t begun, uint32_t last)
+void batch_hold(struct batch *batch)
 {
     if (is_taken(batch))
-        hold(batch, begun - last);
+        hold(batch, batch->begun - batch->last);
 }
 
-void batch_keep(struct batch *batch, uint32_t begun, uint32_t last)
+void batch_keep(struct batch *batch)
 {
     if (is_mine(batch))
-        hold(batch, begun - last);
+        hold(batch, 0);
 }
 
 void batch_keep_both(struct batch *batch, struct batch *other)
 {
-    batch_keep(batch, 0, 0);
-    batch_keep(other, 0, 0);
+    batch_keep(batch);
+    batch_keep(other);
 }
 
 int map_pop(struct batch *batch, uint32_t want)

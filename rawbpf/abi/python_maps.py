@@ -145,14 +145,14 @@ def map_push(m: Map, values: "bytes | CData", count: int, flags: int) -> int:
 class Batch:
     """struct batch. `data` is the memory of its elements, `memory` that of its state."""
 
-    __slots__ = ("capacity", "count", "data", "first", "map", "memory", "number", "owner", "scratch")
+    __slots__ = ("begun", "capacity", "count", "data", "first", "last", "map", "memory", "number", "owner", "scratch")
 
     def __init__(self, m: Map, data: memoryview, capacity: int) -> None:
         self.map = m
         self.data = data
         self.capacity = capacity
         self.scratch: Scratch | None = None
-        self.owner = self.number = self.first = self.count = 0
+        self.owner = self.number = self.first = self.count = self.begun = self.last = 0
         self.memory = bytearray((BATCH_FREE,))
 
     @property
@@ -254,13 +254,13 @@ def _hold(batch: Batch, handed: int) -> None:
         batch.memory[0] = BATCH_HELD
 
 
-def batch_hold(batch: Batch, begun: int, last: int) -> None:
-    _hold(batch, begun - last)
+def batch_hold(batch: Batch) -> None:
+    _hold(batch, batch.begun - batch.last)
 
 
-def batch_keep(batch: Batch, begun: int, last: int) -> None:
+def batch_keep(batch: Batch) -> None:
     if batch.owner == threading.get_ident():
-        _hold(batch, begun - last)
+        _hold(batch, 0)
 
 
 def batch_keep_both(batch: Batch, other: Batch) -> None:

@@ -12,14 +12,14 @@ import errno
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, lib, new_batch, raise_hook_failure
+from rawbpf.maps.drain import PART, Part, parts_of
 from rawbpf.values.codecs import Codec, RawBytes, bytes_view, decode_many, encode_many
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 # Fewer elements than this are moved one by one: a run costs about as much as so many calls.
 BREAK_EVEN = 12
 
-# Elements that drain() takes at once, and those of them that it hands over by one iterator: Python has the integers up
-# to 256 at hand, so that it needs no memory to say how many are left.
+# Elements that drain() takes at once.
 DRAIN_CHUNK = 1024
-_PART = 256
 
 # A run that ends with EBUSY is tried again so many times. A scratch that another call has is waited for as often, a
 # millisecond each; then the elements go one by one.
@@ -82,10 +80,7 @@ def _first_number(batch: Batch) -> int:
 
 class _Hand:
     """What a call has in its hands: a batch, and where that was too small the one before, until it is empty; and the
-    values that a drain hands over, in parts.
-
-    A part is an iterator, how many values there are up to its end, and what says how many of its own are left.
-    """
+    values that a drain hands over, in parts."""
 
     __slots__ = ("__weakref__", "batch", "lists", "older", "parts", "struct")
 
@@ -93,7 +88,7 @@ class _Hand:
         self.batch = nothing
         self.struct = self.older = nothing.struct
         self.lists: list[list[Any]] = []
-        self.parts: list[tuple[int, Any, Callable[[], int]]] = []
+        self.parts: list[Part] = []
 
 
 class Bulk:
@@ -143,22 +138,22 @@ class Bulk:
         """The elements that were taken and not handed over, raw."""
         return self._take(0, self._split, only_held=True)
 
-    def drain(self, limit: int, owner: object) -> Iterator[Any]:
+    def drain(self, limit: int, owner: object) -> Generator[Iterator[Any], None, None]:
+        """The values of up to `limit` elements, for Drain."""
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
-        left: Callable[[], int]
+        over: Iterator[object]
         while limit > 0:
-            hand, release = _Hand(self._nothing), lib.batch_keep
-            begun, left = 0, int
+            hand, end = _Hand(self._nothing), 0
             try:
                 self._chunk(hand, limit)
-                release = lib.batch_hold  # another thread may go on from here
                 for part in hand.parts:
-                    begun, values, left = part
-                    yield from values  # the iterator counts what was handed over
+                    end, values, over = part
+                    yield values  # it counts what was handed over
             finally:
-                release(hand.struct, begun, left())
+                # One call: a signal handler may run after each.
+                any(over) if end else lib.batch_keep(hand.struct)
                 self._warn_of(hand, owner)
-            limit = limit - begun if hand.lists else 0
+            limit = limit - end if hand.lists else 0
 
     def _chunk(self, hand: _Hand, limit: int) -> None:
         """The values of up to `limit` elements, taken into a batch; the scratch is free again."""
@@ -174,12 +169,8 @@ class Bulk:
             lib.batch_absorb(batch.struct)
         lib.batch_absorb(batch.struct)
         values = self._decoded(self._chunks(batch))
-        hand.lists = [values[at : at + _PART] for at in range(0, len(values), _PART)]
-        iterators: list[Any] = list(map(iter, hand.lists))
-        hand.parts = [
-            (end, each, each.__length_hint__)
-            for end, each in zip(accumulate(map(len, hand.lists)), iterators, strict=True)
-        ]
+        hand.lists = [values[at : at + PART] for at in range(0, len(values), PART)]
+        hand.parts = list(parts_of(hand.lists, batch.struct))
 
     def _warn_of(self, hand: _Hand, owner: object) -> None:
         """Once the map is closed, nobody comes for the elements that are left in a batch: that is worth a warning."""
@@ -219,17 +210,17 @@ class Bulk:
         try:
             taken = lib.map_pop(struct, limit)
             if taken >= 0:
-                result = self._few_values(batch, taken) if view is None else self._few_copied(batch, taken, view)
+                result = self._handed(batch, taken, view)
                 self.spares.append(batch)
                 batch.memory[0] = FREE  # now the caller has them
                 return result
         except BaseException:
-            lib.batch_keep(struct, 0, 0)
+            lib.batch_keep(struct)
             raise
         if taken == BATCH_IN_USE:
             return None
         self._took_nothing(batch, taken)
-        return [] if view is None else 0
+        return self._handed(batch, 0, view)
 
     def _took_nothing(self, batch: Batch, result: int) -> None:
         if result == HOOK_RAISED:
@@ -348,7 +339,11 @@ class Bulk:
     def _decoded(self, chunks: list[memoryview]) -> list[Any]:
         return decode_many(self._codec, chunks)
 
-    def _few_values(self, batch: Batch, count: int) -> list[Any]:
+    def _handed(self, batch: Batch, count: int, view: memoryview | None) -> Any:
+        """The values of a small batch, or how many were copied to `view`."""
+        if view is not None:
+            view[: count * self._size] = batch.data[: count * self._size]
+            return count
         codec, values = self._codec, []
         raw = type(codec) is RawBytes
         for element in batch.elements[:count]:
@@ -364,10 +359,6 @@ class Bulk:
             view[position:end] = chunk
             position = end
         return position // self._size
-
-    def _few_copied(self, batch: Batch, count: int, view: memoryview) -> int:
-        view[: count * self._size] = batch.data[: count * self._size]
-        return count
 
     def _split(self, chunks: list[memoryview]) -> list[bytes]:
         raw = b"".join(chunks)
@@ -435,7 +426,7 @@ class Bulk:
                     self._begin(hand, lib.batch_left(held.struct))
                     lib.batch_move(hand.struct, held.struct, _ALL)
                 finally:
-                    lib.batch_keep(hand.struct, 0, 0)
+                    lib.batch_keep(hand.struct)
 
     # The in-kernel way
 
@@ -477,7 +468,7 @@ class Bulk:
             # To begin a batch is to forget what it had borrowed.
             if lib.batch_begin(batch.struct):
                 batch.lender = None
-                lib.batch_hold(batch.struct, 0, 0)
+                lib.batch_keep(batch.struct)
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""

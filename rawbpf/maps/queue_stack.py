@@ -9,6 +9,7 @@ from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd, MapType
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, raise_hook_failure
 from rawbpf.maps.bulk import FREE, Batch
+from rawbpf.maps.drain import Drain
 from rawbpf.maps.keyless import KeylessMap, T
 from rawbpf.maps.waiting import POLL, Follow, FollowMap, Waiting
 from rawbpf.syscall.descriptor import HasFileno
@@ -166,7 +167,7 @@ class QueueOrStack(KeylessMap[T]):
                 batch.memory[0] = FREE  # now the caller has it
                 return value
         except BaseException:
-            _keep(struct, 0, 0)
+            _keep(struct)
             raise
         return self._not_popped(batch, result, default)
 
@@ -252,7 +253,7 @@ class QueueOrStack(KeylessMap[T]):
         `limit` is max_entries unless given: a drain ends also while others go on pushing. If the loop is left early,
         what was taken and not yielded comes first in the next call.
         """
-        return self._bulk.drain(self.max_entries if limit is None else _count("limit", limit), self)
+        return Drain.over(self._bulk.drain(self.max_entries if limit is None else _count("limit", limit), self))
 
     def follow(self, poll: float = POLL, *, timeout: float | None = None) -> "Follow[T]":
         """Elements as they arrive, for `for` and `async for`: for ever, or until `timeout` seconds pass without one.

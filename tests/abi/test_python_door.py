@@ -125,10 +125,9 @@ _CALLS = [
             *[("map_pop", batch, 1), ("map_pop", batch, 3)] * 2,
             *[("batch_begin", batch)] * 8,
             *[("batch_pop", batch, 1), ("batch_pop", batch, 5)] * 8,
-            ("batch_keep", batch, 0, 0),
+            ("batch_keep", batch),
             ("batch_keep_both", batch, other),
-            ("batch_hold", batch, 0, 0),
-            ("batch_hold", batch, 2, 1),
+            *[("batch_hold", batch)] * 2,
             ("batch_left", batch),
             *[("batch_move", batch, other, 1), ("batch_move", batch, other, 9)] * 8,
             *[("batch_absorb", batch)] * 16,
@@ -148,14 +147,17 @@ def test_both_doors_answer_the_same():
     with Queue(4, 5) as q, Queue(4, 5) as r:
         sides = Side(q, batches, native.lib, native.ffi), Side(r, python_door, python_door, abi_ffi)
         counts: Counter[str] = Counter()
-        for _ in range(examples(4000)):
+        for _ in range(examples(6000)):
             # What is in no call's hands is not to be moved to or added to.
             taken = {name for name, (batch, *_) in zip("ab", sides[0].batches, strict=True) if batch.state == 1}
             name, *arguments = chance.choice(_CALLS)
             if name in ("batch_pop", "batch_move", "batch_absorb") and arguments[0] not in taken:
                 continue
-            if name == "batch_hold" and arguments[-1] and not sides[0].call("batch_left", arguments[0]):
-                continue
+            if name == "batch_hold":
+                handed = chance.random() < 0.5 and sides[0].call("batch_left", arguments[0]) > 0
+                for side in sides:
+                    batch = side.batches[arguments[0] == "b"][0]
+                    batch.begun, batch.last = (2, 1) if handed else (0, 0)
             if chance.random() < 0.1 and taken:
                 for side in sides:
                     side.batches[min(taken) == "b"][1][0] = 0

@@ -24,7 +24,7 @@ from rawbpf.abi.door import lib
 from rawbpf.maps import bulk, in_kernel
 from rawbpf.programs.asm import exit_
 from rawbpf.syscall.proc import Capability, has_capability, kernel_version
-from tests.conftest import IS_ROOT, SECONDS, examples, needs_3_11, rounds, skip_without_jit
+from tests.conftest import IS_ROOT, SECONDS, SLOWNESS, examples, needs_3_11, rounds, skip_without_jit
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
@@ -776,6 +776,55 @@ def test_signals_lose_no_element(kind, how, on_kernel_side, monkeypatch):
     assert b"".join(seen) == b"".join(expected)
 
 
+@pytest.mark.usefixtures("unraisable_ignored")
+@needs_3_11
+def test_signals_while_a_drain_is_left(kind):
+    """A handler that raises while a drain is begun, left and closed: what it had and did not hand over comes next."""
+    armed = False
+
+    def interrupt(signum, frame):
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interrupted
+
+    elements = range(20) if kind is Queue else range(19, -1, -1)
+    with kind("=I", 20) as m:
+        old = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.00007 * SLOWNESS)
+            for _ in rounds():
+                m.push_many(elements)
+                seen = []
+                try:
+                    armed = True
+                    drain = m.drain()
+                    for number in drain:
+                        seen += (number,)
+                        if number == 5:
+                            break
+                    drain.close()
+                    armed = False
+                except Interrupted:
+                    pass
+                drain = None
+                assert seen + m.pop_many(20) == list(range(20))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+
+
+def test_a_closed_drain_has_ended(kind):
+    """What a drain gave back when it was closed, it does not hand over as well."""
+    with kind("<I", 100) as m:
+        m.push_many(range(10))
+        drain = m.drain()
+        seen = [next(drain)]
+        drain.close()
+        assert list(drain) == []
+        assert sorted(seen + m.pop_many(100)) == list(range(10))
+
+
 def test_a_drain_that_outlives_its_map(kind):
     """What a suspended drain holds when its map is closed is warned of, and take_held() has it."""
     m = kind("<I", 100)
@@ -850,6 +899,7 @@ def test_buffers_of_addresses(kind, spec):
         assert m.pop_many(4) == [b"12345678"]
 
 
+@pytest.mark.filterwarnings("ignore:Re-initialization of Struct:FutureWarning")  # CPython 3.15
 def test_a_struct_that_is_made_again(kind):
     """A caller's Struct that is initialised again does not change what its map pushes."""
     spec = struct.Struct("<I")
