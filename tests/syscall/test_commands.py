@@ -96,10 +96,10 @@ def test_zeros_behind_an_attr_are_accepted(raw_errno):
         if kernel_version() < tuple(map(int, cmd.since.split("."))):
             continue
         short, long = bytearray(ffi.sizeof("union bpf_attr")), bytearray(4096)
-        # No instructions are E2BIG, too.
         answer = raw_errno(cmd, short)
         assert raw_errno(cmd, long) == answer, cmd.name
-        assert (answer == errno.E2BIG) == (cmd == Cmd.BPF_PROG_LOAD), cmd.name
+        # No instructions are E2BIG, too, for kernels that do not ask for the license first.
+        assert answer != errno.E2BIG or cmd == Cmd.BPF_PROG_LOAD, cmd.name
         long[1000] = 1
         assert raw_errno(cmd, long) == errno.E2BIG, cmd.name
 
@@ -477,7 +477,7 @@ class TestAttachedPrograms:
 
 @admin
 @real
-@pytest.mark.linux("5.4")
+@pytest.mark.linux("5.11")
 def test_btf_ids():
     """The kernel's own type information is among the ids, and is opened by its id."""
     number = syscall.btf_get_next_id(0)
