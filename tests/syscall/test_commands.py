@@ -24,7 +24,7 @@ from rawbpf import (
     explain,
     syscall,
 )
-from rawbpf.abi import ENOTSUPP, AttachType, Cmd, ElemFlag, LinkType, MapType, ProgType, TaskFdType, door
+from rawbpf.abi import ENOTSUPP, AttachType, Cmd, ElemFlag, LinkType, MapType, ProgFlag, ProgType, TaskFdType, door
 from rawbpf.abi.door import ffi
 from rawbpf.btf import reader
 from rawbpf.programs.asm import R0, Item, assemble, exit_, mov
@@ -86,6 +86,23 @@ def test_a_command_that_is_not_there_yet(monkeypatch):
         raised = bpf_error(Cmd.BPF_ENABLE_STATS, error, subject="it")
         assert type(raised) is kind
         assert ("BPF_ENABLE_STATS came with Linux 5.8, this is 5.5" in str(raised)) == (kind is Unsupported)
+
+
+def test_a_type_that_is_not_there_yet(monkeypatch):
+    """EINVAL for a type of map, or of attachment, that is newer than the kernel is Unsupported, and says so."""
+    monkeypatch.setattr("rawbpf.syscall.errors.kernel_version", lambda: (5, 10))
+    for cmd, about in (
+        (Cmd.BPF_MAP_CREATE, MapType.BPF_MAP_TYPE_BLOOM_FILTER),
+        (Cmd.BPF_LINK_CREATE, AttachType.BPF_TCX_INGRESS),
+    ):
+        raised = bpf_error(cmd, errno.EINVAL, subject="it", about=about)
+        assert type(raised) is Unsupported
+        assert f"it: {about.name} came with Linux {about.since}, this is 5.10" in str(raised)
+    needs = (ProgType.BPF_PROG_TYPE_XDP, ProgFlag.BPF_F_XDP_HAS_FRAGS)
+    raised = bpf_error(Cmd.BPF_PROG_LOAD, errno.EINVAL, subject="it", needs=needs)
+    assert type(raised) is Unsupported and "it: BPF_F_XDP_HAS_FRAGS came with Linux 5.18" in str(raised)
+    raised = bpf_error(Cmd.BPF_MAP_CREATE, errno.EINVAL, subject="it", about=MapType.BPF_MAP_TYPE_RINGBUF)
+    assert type(raised) is BpfError and "came with" not in str(raised)
 
 
 @real

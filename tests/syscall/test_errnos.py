@@ -483,9 +483,17 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_BTF_GET_FD_BY_ID, errno.ENOENT): by(lambda lab: {"btf_id": NO_ID}),
     (C.BPF_LINK_GET_FD_BY_ID, errno.ENOENT): by(lambda lab: {"link_id": NO_ID}),
     # Maps
-    # Before 5.11 what a map takes was counted in 32 bits, and more was E2BIG.
+    # Before 5.11 a map of more than 4 GiB was E2BIG, as a queue is on some later kernels.
     (C.BPF_MAP_CREATE, errno.ENOMEM): since(
-        "5.11", by(lambda lab: {"map_type": MapType.BPF_MAP_TYPE_QUEUE, "value_size": 2**20, "max_entries": 2**30})
+        "5.11",
+        by(
+            lambda lab: {
+                "map_type": MapType.BPF_MAP_TYPE_ARRAY,
+                "key_size": 4,
+                "value_size": 2**20,
+                "max_entries": 2**30,
+            }
+        ),
     ),
     (C.BPF_MAP_CREATE, errno.E2BIG): by(
         lambda lab: {"map_type": MapType.BPF_MAP_TYPE_QUEUE, "value_size": 2**30, "max_entries": 1}
