@@ -546,7 +546,7 @@ def test_a_producer_that_is_faster():
         thread = threading.Thread(target=produce)
         thread.start()
         count, last = 0, -1
-        for _ in rounds(lambda: producer.dropped > 0 and kept() > 1000, SECONDS / 2):
+        for _ in rounds(lambda: producer.dropped > 0 and kept() > 2000, SECONDS / 2):
             for number in ring.drain():
                 assert number > last
                 count, last = count + 1, number
