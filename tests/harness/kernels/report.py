@@ -61,7 +61,9 @@ def _run(document: ElementTree.Element, kernel: tuple[int, ...], jit: bool) -> R
 def _reason(skip: ElementTree.Element) -> str:
     """Why a test was skipped; of a whole module pytest writes that in the text: (file, line, 'Skipped: reason')."""
     message = skip.attrib.get("message", "")
-    return skip.text or "" if message == "collection skipped" else message
+    if message != "collection skipped":
+        return message
+    return (skip.text or "").rpartition("Skipped: ")[2].rstrip("')")
 
 
 def _sort_skip(run: Run, test: str, reason: str, kernel: tuple[int, ...], jit: bool) -> None:
