@@ -144,18 +144,19 @@ class DeletingMap(KeyedMap[K, V]):
         taken = Taken(self, raw)
         answer = taken.answer
         result = lib.map_element(self._map, Cmd.BPF_MAP_LOOKUP_ELEM, raw, taken.values, 0, self._unread)
-        if result == 0:
-            # Decoded first: what can't be decoded stays in the map.
-            value = self._decode(taken.next()[1])
-            try:
-                result = lib.map_element(self._map, _DELETE, raw, ffi.NULL, 0, answer)
-                if result == 0:
-                    return value
-                raise_hook_failure(result)
-            except BaseException:
-                if answer[0] == 0:
-                    self._taken += (taken,)
-                raise
+        if result < 0:
+            return self._not_taken(Cmd.BPF_MAP_LOOKUP_ELEM, result, key, default)
+        # Decoded first: what can't be decoded stays in the map.
+        value = self._decode(taken.next()[1])
+        try:
+            result = lib.map_element(self._map, _DELETE, raw, ffi.NULL, 0, answer)
+            if result == 0:
+                return value
+            raise_hook_failure(result)
+        except BaseException:
+            if answer[0] == 0:
+                self._taken += (taken,)
+            raise
         return self._not_taken(Cmd.BPF_MAP_DELETE_ELEM, result, key, default)
 
     def _not_taken(self, cmd: Cmd, result: int, key: Any, default: Any) -> Any:

@@ -10,7 +10,7 @@ import os
 import queue
 from typing import Any
 
-from rawbpf.abi import ENOTSUPP, Cmd, MapType, door
+from rawbpf.abi import ENOTSUPP, Cmd, MapType, ProgFlag, ProgType, door
 from rawbpf.abi.door import raise_hook_failure
 from rawbpf.syscall import meanings, permission
 from rawbpf.syscall.permission import Cause
@@ -185,6 +185,7 @@ def bpf_error(
     fd: int | None = None,
     token_fd: int | None = None,
     about: meanings.About = None,
+    needs: tuple[ProgType | ProgFlag, ...] = (),
     hint: str = "",
     cause: Cause | None = None,
     **details: object,
@@ -192,17 +193,15 @@ def bpf_error(
     """The exception for a failed call: `error` is the positive errno, `details` fill the texts.
 
     `about` is what it was done to, where the errno's meaning depends on it: the type of the map or of the link, the
-    attach type. Without a `subject` (the bare call) no map's terms are used. An EPERM, and an EACCES of a path, are
-    explained from evidence (permission.py): `fd`, `token_fd`, `about` and the path among the details are where to look
-    for it. First raises what a hook at the door raised, if that is why the call failed.
+    attach type. `needs` is what else the kernel must know. Without a `subject` (the bare call) no map's terms are used.
+    An EPERM, and an EACCES of a path, are explained from evidence (permission.py): `fd`, `token_fd`, `about` and the
+    path among the details are where to look for it. First raises what a hook at the door raised, if that is why the
+    call failed.
     """
     raise_hook_failure(-error)
     meaning = meanings.meaning_of(cmd, error, about, known_subject="subject" in details)
-    if error == errno.EINVAL and kernel_version() < tuple(map(int, cmd.since.split(".") if cmd.since else "0")):
-        running = ".".join(map(str, kernel_version()))
-        meaning = meanings.Meaning(
-            "Unsupported", "{subject}: " + f"{cmd.name} came with Linux {cmd.since}, this is {running}"
-        )
+    if error == errno.EINVAL and (newer := _newer_than_the_kernel(cmd, about, *needs)):
+        meaning = meanings.Meaning("Unsupported", "{subject}: " + newer)
     if error == errno.EOPNOTSUPP and door.simulated is not None:
         meaning, hint = meanings.Meaning("Unsupported", "{subject}: not simulated"), door.simulated.limits
     details.setdefault("subject", "bpf(2)")
@@ -233,6 +232,15 @@ def bpf_error(
     )
     exception.filename = path
     return exception
+
+
+def _newer_than_the_kernel(*needed: Cmd | meanings.About | ProgType | ProgFlag) -> str:
+    """Says of the first of these that this kernel is too old for it; "" if it is for none."""
+    running = kernel_version()
+    for each in needed:
+        if each is not None and each.since and running < tuple(map(int, each.since.split("."))):
+            return f"{each.name} came with Linux {each.since}, this is {'.'.join(map(str, running))}"
+    return ""
 
 
 def strerror(error: int) -> str:

@@ -125,7 +125,8 @@ def _why_not_loaded(attr: "CData", result: int, subject: str) -> Exception:
                 break
         if again >= 0:
             os.close(again)
-    error = bpf_error(Cmd.BPF_PROG_LOAD, -result, subject=subject)
+    flags = (flag for flag in ProgFlag if flag & attr.prog_flags)
+    error = bpf_error(Cmd.BPF_PROG_LOAD, -result, subject=subject, needs=(ProgType(attr.prog_type), *flags))
     if type(error).__name__ != "BpfError" or not log:
         return error
     refused = VerifierError(-result, f"the verifier refused {subject}", Cmd.BPF_PROG_LOAD, subject=subject)

@@ -7,6 +7,8 @@ import pytest
 
 from tests.harness import containers
 
+pytestmark = pytest.mark.alike
+
 
 def test_every_row_of_the_guide_is_tried():
     """Each row of the guide privileges has its call in the harness, and no call is without a row."""

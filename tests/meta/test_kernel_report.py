@@ -27,6 +27,11 @@ def run_of(kernel: str, *cases: str, jit: bool = True) -> report.Run:
     return run
 
 
+def module_skipped(reason: str) -> str:
+    text = f"('/project/tests/test_x.py', 7, 'Skipped: {reason}')"
+    return f'<skipped type="pytest.skip" message="collection skipped">{text}</skipped>'
+
+
 def skipped(reason: str) -> str:
     return f'<skipped type="pytest.skip" message="{reason}"/>'
 
@@ -56,6 +61,13 @@ def test_skips(kernel, reason, where):
         "by_design": 0,
         "otherwise": 0,
     } | {where: 1}
+
+
+def test_a_module_that_is_skipped():
+    """Its reason is in the text: a package that is not installed is no failure, another reason is one."""
+    run = run_of("6.1", module_skipped("a package is not installed"), module_skipped("not today"))
+    assert run.otherwise == {"tests.test_x::t0": "a package is not installed"}
+    assert list(run.failed) == ["tests.test_x::t1"]
 
 
 @pytest.mark.parametrize(("jit", "where"), [(True, "failed"), (False, "by_design")])

@@ -17,10 +17,10 @@ from rawbpf import BpfError, syscall
 from rawbpf.maps import bpffs
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError
 
-# Where the kernel has put a map, on x86-64: it is in an instruction behind bpf_timer_set_callback(). (Functions and
-# variables of the kernel itself begin with eight times f.)
-_ALLOCATED = re.compile(r"\b0xffff[0-9a-e][0-9a-f]{11}\b")
-
+# Where the kernel has put a map, on x86-64: it is in an instruction behind bpf_timer_set_callback(). It begins with
+# ffff, or with ff alone where page tables have five levels. (Functions and variables of the kernel itself begin with
+# eight times f.)
+_ALLOCATED = re.compile(r"\b0xff(?!f{6})[0-9a-f]{14}\b")
 
 _MAP = re.compile(r"map\[id:(\d+)\]")
 

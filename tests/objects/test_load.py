@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rawbpf import BpfError, ProgType, Queue, Stack, syscall
+from rawbpf import BpfError, ProgType, Queue, Stack, Unsupported, syscall
 from rawbpf.abi import AttachType
 from rawbpf.objects import kconfig
 from rawbpf.objects.declarations import read
@@ -118,6 +118,13 @@ class TestMaps:
         with pytest.raises(ValueError, match="maps: the object file has no map 'nothing'"):
             ObjectFile.load(compiled("everything"), maps={"nothing": 3})
 
+    @pytest.mark.linux(before="5.16")
+    def test_of_a_type_that_this_kernel_has_not(self, compiled: Compiled) -> None:
+        """A map of a type that is newer than the kernel is refused with the version that brought it."""
+        with pytest.raises(Unsupported, match="map 'known': BPF_MAP_TYPE_BLOOM_FILTER came with Linux 5.16, this is"):
+            ObjectFile.load(compiled("corpus/tables"))
+
+    @pytest.mark.linux("5.16")  # a Bloom filter
     def test_with_keys(self, compiled: Compiled) -> None:
         """Maps with keys are mappings whose keys and values have their types in C."""
         with ObjectFile.load(compiled("corpus/tables")) as loaded:
@@ -130,6 +137,7 @@ class TestMaps:
             loaded.maps["routes"][32, 0] = 5
             assert loaded.programs["count"].run(PACKET).retval == 1
 
+    @pytest.mark.linux("5.16")
     def test_all_by_name(self, compiled: Compiled) -> None:
         """`maps` has all maps of the file, of whatever type."""
         with ObjectFile.load(compiled("corpus/tables")) as loaded:
@@ -142,6 +150,12 @@ class TestMaps:
 
 
 class TestPrograms:
+    @pytest.mark.linux(before="5.14")
+    def test_of_a_type_that_this_kernel_has_not(self, compiled: Compiled) -> None:
+        """A program of a type that is newer than the kernel is refused with the version that brought it."""
+        with pytest.raises(Unsupported, match="program 'work': BPF_PROG_TYPE_SYSCALL came with Linux 5.14, this is"):
+            ObjectFile.load(compiled("corpus/commands"))
+
     def test_chosen(self, compiled: Compiled) -> None:
         """Only the programs that are named load; all maps are made."""
         with ObjectFile.load(compiled("everything"), programs=["fill"]) as loaded:
@@ -215,6 +229,7 @@ class TestSections:
 
 class TestDefaults:
     @pytest.mark.jit
+    @pytest.mark.linux("6.1")  # a ring buffer that user space writes to
     def test_sizes(self, compiled: Compiled) -> None:
         """A ring buffer's size becomes a power of two of pages, a perf event array's that of possible processors."""
         with ObjectFile.load(compiled("corpus/rings")) as loaded:

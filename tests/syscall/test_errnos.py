@@ -25,7 +25,7 @@ from rawbpf.observe.attr_fields import struct_of
 from rawbpf.programs.asm import R0, Item, assemble, exit_, load, load_map, mov
 from rawbpf.syscall.errors import errno_name
 from rawbpf.syscall.proc import kernel_version
-from tests.conftest import IS_ROOT
+from tests.conftest import IS_ROOT, skip_other_kernels
 from tests.programs.attaching import CLONE_NEWNET, NETNS, libc
 
 UNION = ffi.sizeof("union bpf_attr")
@@ -33,6 +33,8 @@ NOT_OPEN = 1023
 NO_ID = 2**31 - 2
 NO_INTERFACE = 2**30
 TCX = AttachType.BPF_TCX_INGRESS
+UPROBES = AttachType.BPF_TRACE_UPROBE_MULTI
+NETFILTER = AttachType.BPF_NETFILTER
 IN_CGROUP = AttachType.BPF_CGROUP_INET_INGRESS
 
 Fields = dict[str, Any]
@@ -45,6 +47,11 @@ class Lab:
         self.folder = folder
         self.stack = ExitStack()
         self.kept: list[bytearray] = []
+        # There all that is made counts against this limit, and these calls are not those that raise it.
+        if kernel_version() < (5, 11):
+            before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            self.stack.callback(resource.setrlimit, resource.RLIMIT_MEMLOCK, before)
 
     def at(self, data: bytes) -> int:
         """The address of these bytes, which stay where they are."""
@@ -322,6 +329,14 @@ def other_program_attached(cmd: Cmd, lab: Lab) -> int:
     return answer(cmd, link_update=attr)
 
 
+def freeze_without_leave(cmd: Cmd, lab: Lab) -> int:
+    """Since 6.5 that takes a descriptor that may write, before it took CAP_BPF."""
+    if kernel_version() >= (6, 5):
+        return answer(cmd, map_fd=read_only(lab))
+    fd = lab.map("HASH")
+    return in_a_child(lambda: answer(cmd, map_fd=fd))
+
+
 def mapped(cmd: Cmd, lab: Lab) -> int:
     fd = lab.map("ARRAY", map_flags=MapFlag.BPF_F_MMAPABLE)
     with mmap.mmap(fd, 4096):
@@ -342,15 +357,19 @@ def pinned_already(cmd: Cmd, lab: Lab) -> int:
     return answer(cmd, **attr)
 
 
-def log_of_a_byte(cmd: Cmd, lab: Lab) -> int:
-    more = {"log_level": 2, "log_size": 8, "log_buf": lab.room(8)}
+# The smallest log that kernels before 6.4 take; what is written to it is longer.
+LOG_SIZE = 128
+
+
+def small_log(cmd: Cmd, lab: Lab) -> int:
+    more = {"log_level": 2, "log_size": LOG_SIZE, "log_buf": lab.room(LOG_SIZE)}
     return answer(cmd, **lab.loading(1, [mov(R0, 1), exit_()], **more))
 
 
-def btf_log_of_a_byte(cmd: Cmd, lab: Lab) -> int:
+def small_btf_log(cmd: Cmd, lab: Lab) -> int:
     records = struct.pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32)
     data = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(records), len(records), 5) + records + b"\0int\0"
-    log = {"btf_log_level": 2, "btf_log_size": 8, "btf_log_buf": lab.room(8)}
+    log = {"btf_log_level": 2, "btf_log_size": LOG_SIZE, "btf_log_buf": lab.room(LOG_SIZE)}
     return answer(cmd, btf=lab.at(data), btf_size=len(data), **log)
 
 
@@ -361,9 +380,8 @@ def bad_map_in_a_program(cmd: Cmd, lab: Lab) -> int:
 
 def uprobe(cmd: Cmd, lab: Lab, **more: Any) -> int:
     """A program at the first place of a file."""
-    kind = AttachType.BPF_TRACE_UPROBE_MULTI
     place = {"path": lab.path("/bin/true"), "offsets": lab.room(), "cnt": 1, **more}
-    attr = {"prog_fd": lab.program(2, expected_attach_type=kind), "attach_type": kind, "uprobe_multi": place}
+    attr = {"prog_fd": lab.program(2, expected_attach_type=UPROBES), "attach_type": UPROBES, "uprobe_multi": place}
     return answer(cmd, link_create=attr)
 
 
@@ -379,12 +397,22 @@ def token_for_nobody(cmd: Cmd, lab: Lab) -> int:
 
 def netfilter(**place: int) -> Callable[[Cmd, Lab], int]:
     def provoke(cmd: Cmd, lab: Lab) -> int:
-        kind = AttachType.BPF_NETFILTER
-        program = lab.program(32, expected_attach_type=kind)
+        program = lab.program(32, expected_attach_type=NETFILTER)
         lab.network()
-        return answer(cmd, link_create={"prog_fd": program, "attach_type": kind, "netfilter": {"pf": 2, **place}})
+        attr = {"prog_fd": program, "attach_type": NETFILTER, "netfilter": {"pf": 2, **place}}
+        return answer(cmd, link_create=attr)
 
-    return provoke
+    return since(NETFILTER.since, provoke)
+
+
+def since(release: str, provoke: Callable[[Cmd, Lab], int]) -> Callable[[Cmd, Lab], int]:
+    """What no kernel before that release answers."""
+
+    def provoke_there(cmd: Cmd, lab: Lab) -> int:
+        skip_other_kernels(release)
+        return provoke(cmd, lab)
+
+    return provoke_there
 
 
 def by(fields: Callable[[Lab], Fields]) -> Callable[[Cmd, Lab], int]:
@@ -455,8 +483,17 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_BTF_GET_FD_BY_ID, errno.ENOENT): by(lambda lab: {"btf_id": NO_ID}),
     (C.BPF_LINK_GET_FD_BY_ID, errno.ENOENT): by(lambda lab: {"link_id": NO_ID}),
     # Maps
-    (C.BPF_MAP_CREATE, errno.ENOMEM): by(
-        lambda lab: {"map_type": MapType.BPF_MAP_TYPE_QUEUE, "value_size": 2**20, "max_entries": 2**30}
+    # Before 5.11 a map of more than 4 GiB was E2BIG, as a queue is on some later kernels.
+    (C.BPF_MAP_CREATE, errno.ENOMEM): since(
+        "5.11",
+        by(
+            lambda lab: {
+                "map_type": MapType.BPF_MAP_TYPE_ARRAY,
+                "key_size": 4,
+                "value_size": 2**20,
+                "max_entries": 2**30,
+            }
+        ),
     ),
     (C.BPF_MAP_CREATE, errno.E2BIG): by(
         lambda lab: {"map_type": MapType.BPF_MAP_TYPE_QUEUE, "value_size": 2**30, "max_entries": 1}
@@ -497,13 +534,13 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_MAP_DELETE_BATCH, errno.ENOENT): in_batch(Lab.table),
     (C.BPF_MAP_FREEZE, errno.EBADF): by(lambda lab: {"map_fd": NOT_OPEN}),
     (C.BPF_MAP_FREEZE, errno.EBUSY): mapped,
-    (C.BPF_MAP_FREEZE, errno.EPERM): by(lambda lab: {"map_fd": read_only(lab)}),
+    (C.BPF_MAP_FREEZE, errno.EPERM): freeze_without_leave,
     (C.BPF_MAP_FREEZE, ENOTSUPP): "it takes a map of type STRUCT_OPS, or one whose values have a lock or a timer",
     # Pins and infos
     (C.BPF_OBJ_PIN, errno.EEXIST): pinned_already,
     (C.BPF_OBJ_PIN, errno.ENOENT): by(lambda lab: {"pathname": lab.path("/nothing/there"), "bpf_fd": lab.queue()}),
     (C.BPF_OBJ_PIN, errno.EPERM): by(lambda lab: {"pathname": lab.path(f"{lab.folder}/pin"), "bpf_fd": lab.queue()}),
-    (C.BPF_OBJ_PIN, errno.EACCES): pin_in_a_strangers_folder,
+    (C.BPF_OBJ_PIN, errno.EACCES): since("5.19", pin_in_a_strangers_folder),
     (C.BPF_OBJ_GET, errno.ENOENT): by(lambda lab: {"pathname": lab.path("/nothing/there")}),
     (C.BPF_OBJ_GET, errno.EACCES): by(lambda lab: {"pathname": lab.path("/bin/true")}),
     (C.BPF_OBJ_GET, errno.EPERM): OLD_UNPRIVILEGED,
@@ -516,7 +553,7 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_PROG_LOAD, errno.EPERM): lambda cmd, lab: in_a_child(
         lambda: answer(cmd, **lab.loading(1, [mov(R0, 1), exit_()]))
     ),
-    (C.BPF_PROG_LOAD, errno.ENOSPC): log_of_a_byte,
+    (C.BPF_PROG_LOAD, errno.ENOSPC): small_log,
     (C.BPF_PROG_LOAD, errno.ENOMEM): "it takes a memory cgroup that is used up, where processes are killed first",
     (C.BPF_PROG_LOAD, ENOTSUPP): "it takes a kernel without a JIT, and a program that calls the kernel's functions",
     (C.BPF_PROG_TEST_RUN, ENOTSUPP): by(lambda lab: {"test": {"prog_fd": lab.program(2)}}),
@@ -543,12 +580,20 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     # Type information
     (C.BPF_BTF_LOAD, errno.EINVAL): by(lambda lab: {"btf": lab.at(b"no type information"), "btf_size": 19}),
     (C.BPF_BTF_LOAD, errno.E2BIG): by(lambda lab: {"btf": lab.at(b"x"), "btf_size": 2**31}),
-    (C.BPF_BTF_LOAD, errno.ENOSPC): btf_log_of_a_byte,
-    (C.BPF_BTF_LOAD, errno.EBADF): by(
-        lambda lab: {"btf_flags": MapFlag.BPF_F_TOKEN_FD, "btf_token_fd": NOT_OPEN, "btf": lab.room(), "btf_size": 8}
+    (C.BPF_BTF_LOAD, errno.ENOSPC): small_btf_log,
+    (C.BPF_BTF_LOAD, errno.EBADF): since(
+        "6.9",
+        by(
+            lambda lab: {
+                "btf_flags": MapFlag.BPF_F_TOKEN_FD,
+                "btf_token_fd": NOT_OPEN,
+                "btf": lab.room(),
+                "btf_size": 8,
+            }
+        ),
     ),
-    (C.BPF_BTF_GET_FD_BY_ID, errno.EBADF): by(
-        lambda lab: {"btf_id": 1, "open_flags": MapFlag.BPF_F_TOKEN_FD, "fd_by_id_token_fd": NOT_OPEN}
+    (C.BPF_BTF_GET_FD_BY_ID, errno.EBADF): since(
+        "6.15", by(lambda lab: {"btf_id": 1, "open_flags": MapFlag.BPF_F_TOKEN_FD, "fd_by_id_token_fd": NOT_OPEN})
     ),
     # What is attached
     (C.BPF_RAW_TRACEPOINT_OPEN, errno.ENOENT): by(
@@ -566,13 +611,14 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
         lambda lab: {"task_fd_query": {"pid": os.getpid(), "fd": lab.file("/dev/null")}}
     ),
     (C.BPF_TASK_FD_QUERY, errno.ENOSPC): small_name,
-    (C.BPF_PROG_ATTACH, errno.EEXIST): tcx_twice,
+    (C.BPF_PROG_ATTACH, errno.EEXIST): since(TCX.since, tcx_twice),
     (C.BPF_PROG_ATTACH, errno.ENOENT): nothing_to_replace,
-    (C.BPF_PROG_ATTACH, errno.ESTALE): stale,
+    (C.BPF_PROG_ATTACH, errno.ESTALE): since(TCX.since, stale),
     (C.BPF_PROG_ATTACH, errno.EPERM): forbidden_below,
     (C.BPF_PROG_ATTACH, errno.E2BIG): many_programs,
-    (C.BPF_PROG_ATTACH, errno.ENODEV): by(
-        lambda lab: {"target_ifindex": NO_INTERFACE, "attach_bpf_fd": lab.program(3), "attach_type": TCX}
+    (C.BPF_PROG_ATTACH, errno.ENODEV): since(
+        TCX.since,
+        by(lambda lab: {"target_ifindex": NO_INTERFACE, "attach_bpf_fd": lab.program(3), "attach_type": TCX}),
     ),
     (C.BPF_PROG_ATTACH, errno.EBADF): by(
         lambda lab: {"target_fd": NOT_OPEN, "attach_bpf_fd": lab.filter(), "attach_type": IN_CGROUP}
@@ -582,30 +628,38 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
         C.BPF_PROG_DETACH,
         errno.EPERM,
     ): "it took a capability only before Linux 5.8: test_to_detach_takes_no_capability",
-    (C.BPF_PROG_DETACH, errno.ENODEV): by(
-        lambda lab: {"target_ifindex": NO_INTERFACE, "attach_bpf_fd": lab.program(3), "attach_type": TCX}
+    (C.BPF_PROG_DETACH, errno.ENODEV): since(
+        TCX.since,
+        by(lambda lab: {"target_ifindex": NO_INTERFACE, "attach_bpf_fd": lab.program(3), "attach_type": TCX}),
     ),
-    (C.BPF_PROG_DETACH, errno.ESTALE): stale,
+    (C.BPF_PROG_DETACH, errno.ESTALE): since(TCX.since, stale),
     (C.BPF_PROG_DETACH, errno.EBADF): by(lambda lab: {"target_fd": NOT_OPEN, "attach_type": IN_CGROUP}),
     (C.BPF_PROG_QUERY, errno.ENOSPC): more_than_room,
-    (C.BPF_PROG_QUERY, errno.ENODEV): by(lambda lab: {"query": {"target_ifindex": NO_INTERFACE, "attach_type": TCX}}),
+    (C.BPF_PROG_QUERY, errno.ENODEV): since(
+        TCX.since, by(lambda lab: {"query": {"target_ifindex": NO_INTERFACE, "attach_type": TCX}})
+    ),
     (C.BPF_PROG_QUERY, errno.EBADF): by(lambda lab: {"query": {"target_fd": NOT_OPEN, "attach_type": IN_CGROUP}}),
-    (C.BPF_LINK_CREATE, errno.EEXIST): tcx_link_twice,
+    (C.BPF_LINK_CREATE, errno.EEXIST): since(TCX.since, tcx_link_twice),
     (C.BPF_LINK_CREATE, errno.EBUSY): second_xdp,
     (C.BPF_LINK_CREATE, errno.E2BIG): many_programs,
-    (C.BPF_LINK_CREATE, errno.ENODEV): by(
-        lambda lab: {
-            "link_create": {"prog_fd": lab.program(3), "target_ifindex": NO_INTERFACE, "attach_type": TCX},
-        }
+    (C.BPF_LINK_CREATE, errno.ENODEV): since(
+        TCX.since,
+        by(
+            lambda lab: {
+                "link_create": {"prog_fd": lab.program(3), "target_ifindex": NO_INTERFACE, "attach_type": TCX},
+            }
+        ),
     ),
-    (C.BPF_LINK_CREATE, errno.ENOENT): lambda cmd, lab: uprobe(cmd, lab, path=lab.path("/nothing/there")),
-    (C.BPF_LINK_CREATE, errno.ESRCH): lambda cmd, lab: uprobe(cmd, lab, pid=NO_ID),
+    (C.BPF_LINK_CREATE, errno.ENOENT): since(
+        UPROBES.since, lambda cmd, lab: uprobe(cmd, lab, path=lab.path("/nothing/there"))
+    ),
+    (C.BPF_LINK_CREATE, errno.ESRCH): since(UPROBES.since, lambda cmd, lab: uprobe(cmd, lab, pid=NO_ID)),
     (C.BPF_LINK_CREATE, errno.EBADF): by(
         lambda lab: {"link_create": {"prog_fd": lab.filter(), "target_fd": NOT_OPEN, "attach_type": IN_CGROUP}}
     ),
     (C.BPF_LINK_CREATE, errno.EOPNOTSUPP): xdp_of_a_driver,
     (C.BPF_LINK_CREATE, ENOTSUPP): NO_FUNCTIONS,
-    (C.BPF_LINK_CREATE, errno.ESTALE): stale,
+    (C.BPF_LINK_CREATE, errno.ESTALE): since(TCX.since, stale),
     (C.BPF_LINK_CREATE, errno.EAFNOSUPPORT): netfilter(pf=99),
     (C.BPF_LINK_CREATE, errno.EPROTO): netfilter(hooknum=5),
     (C.BPF_LINK_CREATE, errno.ERANGE): netfilter(priority=-(2**31)),

@@ -82,6 +82,7 @@ def test_named_members(kind):
 
 @pytest.mark.creates
 @pytest.mark.admin
+@pytest.mark.linux("5.13")  # floating-point numbers in BTF
 @pytest.mark.real_kernel(reason="the simulated one has no BTF")
 def test_the_types_that_a_map_carries(kind):
     """Opened with rawbpf.BTF, a map has the dtype of the C type it was made with."""

@@ -34,16 +34,16 @@ def contenders(stage: Stage, lines: dict[str, Program]) -> dict[tuple[str, str],
     """("push" or "pop", what moves the elements): each moves ELEMENTS."""
     q, bulk = stage.q, stage.q._bulk
     assert bulk._in_kernel is not None
-    scratch, batch = bulk._in_kernel.scratch, bulk._batches[0].struct
+    scratch, batch = bulk._in_kernel.scratch, bulk._batches[0]
 
     def in_lines(program: Program) -> None:
         for _ in range(ELEMENTS // LINE):
             program.run()
 
     def pop_alone() -> None:
-        lib.batch_begin(batch)
-        lib.batch_pop_many(batch, scratch, ELEMENTS)
-        batch.state = lib.BATCH_FREE
+        lib.batch_begin(batch.struct)
+        lib.batch_pop_many(batch.struct, scratch, ELEMENTS)
+        batch.memory[0] = lib.BATCH_FREE
 
     def copy() -> None:
         stage.buffer[:] = stage.data

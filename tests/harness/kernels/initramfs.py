@@ -33,8 +33,9 @@ OPTIMISED = re.compile(r"\.opt-[12]\.pyc$")
 NOT_IN_PROJECT = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "*.so")
 
 ACCOUNTS = {
-    "etc/passwd": "root:x:0:0:root:/tmp:/bin/sh\nuser:x:1000:1000:an ordinary user:/tmp:/bin/sh\n",
-    "etc/group": "root:x:0:\nuser:x:1000:\n",
+    "etc/passwd": "root:x:0:0:root:/tmp:/bin/sh\nuser:x:1000:1000:an ordinary user:/tmp:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n",
 }
 
 # What the console shows before each run, and around its report.

@@ -34,7 +34,7 @@ MACHINES = {
             flavour="cloud-amd64",
             bpf="bpfel",
             jit=True,
-            seconds=900,
+            seconds=3600,
         ),
         Machine(
             arch="arm64",

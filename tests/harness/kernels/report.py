@@ -54,8 +54,16 @@ def _run(document: ElementTree.Element, kernel: tuple[int, ...], jit: bool) -> R
         for problem in (*case.iter("failure"), *case.iter("error")):
             run.failed[test] = problem.text or problem.attrib.get("message", "")
         for skip in case.iter("skipped"):
-            _sort_skip(run, test, skip.attrib.get("message", ""), kernel, jit)
+            _sort_skip(run, test, _reason(skip), kernel, jit)
     return run._replace(passed=run.passed - len(run.failed.keys() | run.by_design.keys() | run.otherwise.keys()))
+
+
+def _reason(skip: ElementTree.Element) -> str:
+    """Why a test was skipped; of a whole module pytest writes that in the text: (file, line, 'Skipped: reason')."""
+    message = skip.attrib.get("message", "")
+    if message != "collection skipped":
+        return message
+    return (skip.text or "").rpartition("Skipped: ")[2].rstrip("')")
 
 
 def _sort_skip(run: Run, test: str, reason: str, kernel: tuple[int, ...], jit: bool) -> None:

@@ -9,18 +9,22 @@ struct {
 	__type(value, long);
 } results SEC(".maps");
 
-SEC("fentry/do_unlinkat")
-int BPF_PROG(before, int folder)
+SEC("fentry/do_nanosleep")
+int BPF_PROG(before, void *sleeper, int mode)
 {
-	long value = folder;
+	long value = mode;
 
-	return bpf_map_push_elem(&results, &value, BPF_EXIST);
+	bpf_map_push_elem(&results, &value, BPF_EXIST);
+	return 0;
 }
 
-SEC("fexit/do_unlinkat")
-int BPF_PROG(after, int folder, void *name, long result)
+SEC("fexit/do_nanosleep")
+int BPF_PROG(after, void *sleeper, int mode, int result)
 {
-	return bpf_map_push_elem(&results, &result, BPF_EXIST);
+	long value = result;
+
+	bpf_map_push_elem(&results, &value, BPF_EXIST);
+	return 0;
 }
 
 char LICENSE[] SEC("license") = "GPL";
