@@ -177,7 +177,10 @@ def add_pop_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_drain_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--follow", action="store_true", help="go on until the reader is gone or a signal says stop; exit code 0 then"
+        "--follow",
+        action="store_true",
+        help="wait for more until the reader is gone or a signal comes; exit code 0 then. Waits for a pin that is not"
+        " there, and goes on with the map that replaces it",
     )
     command.add_argument("--limit", type=count, metavar="N", help="at most so many (max_entries, unless --follow)")
 

@@ -73,7 +73,7 @@ def _rows(before: _Looks) -> tuple[list[Row], _Looks]:
         seen = came = went = None
         # It may have been freed since it was listed.
         with suppress(NotFound), open_to_look(f"id:{info.id}") as m:
-            # Looking takes CAP_PERFMON, and a kernel with BTF.
+            # Looking into a queue or stack takes CAP_BPF and CAP_PERFMON, and a kernel with BTF.
             with suppress(OSError):
                 seen, now = look(m), time.monotonic()
                 looks[info.id] = now, seen

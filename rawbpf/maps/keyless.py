@@ -179,7 +179,8 @@ class KeylessMap(Map, Generic[T]):
         bpf(2) does not tell: a BPF program reads it from the map's struct in the kernel. What take_held() would return
         is no longer in the map, and not counted.
 
-        Raises NotPermitted without CAP_PERFMON, Unsupported where the kernel is older than 5.9 or has no BTF.
+        Raises NotPermitted (EPERM) without CAP_BPF and CAP_PERFMON, Unsupported if the kernel is older than Linux 5.9
+        or has no BTF, ValueError after close(). In the kernel: struct bpf_queue_stack, kernel/bpf/queue_stack_maps.c.
         """
         return self._inspected().qsize()
 

@@ -47,8 +47,8 @@ def open_to_look(spec: str) -> Any:
 def look(m: "QueueOrStack[Any] | RingBuffer[Any]") -> Look:
     """What is in a map now.
 
-    Raises NotPermitted without CAP_PERFMON, Unsupported where the kernel is older than 5.9 or has no BTF; OSError if a
-    ring buffer can't be mapped.
+    For a queue or stack it raises NotPermitted without CAP_BPF and CAP_PERFMON, Unsupported if the kernel is older than
+    Linux 5.9 or has no BTF; for a ring buffer, which needs no capability, OSError if it can't be mapped.
     """
     if isinstance(m, RingBuffer):
         tail, head = (_position(m, page) for page in (0, 1))

@@ -4,8 +4,8 @@ No bpf(2) command tells either. But a program may read the fields of the map it 
 they are (struct bpf_queue_stack, kernel/bpf/queue_stack_maps.c): a ring of `size` slots, one more than max_entries, of
 which `head` is the next to be written and `tail` the oldest that is filled.
 
-Needs CAP_PERFMON, a kernel with BTF, and Linux 5.9, which let programs read a map's struct. What is read while others
-push and pop is approximate.
+Needs CAP_BPF and CAP_PERFMON, and a kernel with BTF, Linux 5.9 or newer: since then programs may read a map's struct.
+What is read while others push and pop is approximate.
 """
 
 import errno

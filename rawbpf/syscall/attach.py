@@ -68,8 +68,10 @@ def prog_attach(
 def prog_detach(prog_fd: int, target: int, attach_type: int, *, where: str = "") -> None:
     """BPF_PROG_DETACH: ends what prog_attach() did; `where` names the target in errors.
 
-    Raises NotFound (ENOENT: this program is not attached there), NotPermitted (EPERM), BpfError (EINVAL, EBADF). Needs
-    no capability, only the descriptors (before Linux 5.8 CAP_NET_ADMIN). Linux 4.10. In the kernel: bpf_prog_detach().
+    Raises NotFound (ENOENT: this program is not attached there), NotPermitted (EPERM), BpfError (EINVAL, EBADF).
+    From Linux 5.19 on it needs no capability, only the descriptors. Linux 5.8 to 5.18 ask for CAP_BPF if
+    kernel.unprivileged_bpf_disabled is not 0, as for every command; older kernels ask for CAP_NET_ADMIN. Linux 4.10. In
+    the kernel: bpf_prog_detach().
     """
     kind = AttachType(attach_type)
     attr = bpf_attr(target_fd=u32("target", target), attach_bpf_fd=check_fd(prog_fd), attach_type=kind)

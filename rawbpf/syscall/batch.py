@@ -6,7 +6,7 @@ Source: kernel/bpf/syscall.c (bpf_map_do_batch, generic_map_lookup_batch), kerne
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
-from rawbpf.abi import Cmd
+from rawbpf.abi import ENOTSUPP, Cmd
 from rawbpf.abi.door import ffi
 from rawbpf.syscall.call import address_of, bpf_attr, call
 from rawbpf.syscall.element import value_bytes
@@ -51,21 +51,28 @@ def map_lookup_and_delete_batch(fd: int, in_batch: "Buffer | None", count: int, 
 
 
 def map_update_batch(fd: int, keys: "Buffer", values: "Buffer", *, elem_flags: int = 0) -> int:
-    """BPF_MAP_UPDATE_BATCH: stores each value under its key, one after the other. Returns how many it were.
+    """BPF_MAP_UPDATE_BATCH: stores each value under its key, one after the other. Returns how many were stored.
 
-    Where one can't be stored the kernel stops; the hint says how many were. Raises ValueError for sizes that do not
-    match, and for a queue or stack; Full (E2BIG), AlreadyExists (EEXIST), NoSuchKey (ENOENT), Unsupported (ENOTSUPP),
-    NotPermitted (EPERM: read-only descriptor or frozen map), Busy. Needs no capability, but write permission of the
-    descriptor. Linux 5.6. In the kernel: bpf_map_do_batch().
+    At the first element that can't be stored the kernel stops, and the hint says how many were stored before it.
+    `elem_flags` is 0, or BPF_F_LOCK where the values have a lock: no kernel takes BPF_NOEXIST or BPF_EXIST here.
+
+    Raises ValueError for sizes that do not match, and for a queue or stack; Full (E2BIG), NoSuchIndex
+    (E2BIG: the index is outside the array), Unsupported (ENOTSUPP: not this type of map), BpfError (EINVAL: other
+    flags), NotPermitted (EPERM: read-only descriptor or frozen map), Busy. Needs no capability, but write permission of
+    the descriptor. Linux 5.6. In the kernel: bpf_map_do_batch().
     """
     return _change(Cmd.BPF_MAP_UPDATE_BATCH, fd, keys, values, elem_flags)
 
 
 def map_delete_batch(fd: int, keys: "Buffer", *, elem_flags: int = 0) -> int:
-    """BPF_MAP_DELETE_BATCH: takes the keys and their values out of the map. Returns how many it were.
+    """BPF_MAP_DELETE_BATCH: takes the keys and their values out of the map. Returns how many were deleted.
 
-    Raises as map_update_batch(); NoSuchKey (ENOENT) where a key is not there. Needs no capability, but write permission
-    of the descriptor. Linux 5.6. In the kernel: bpf_map_do_batch().
+    At the first key that is not there the kernel stops, and the hint says how many were deleted before it.
+
+    Raises ValueError for a size that does not match, and for a queue or stack; NoSuchKey (ENOENT), Unsupported
+    (ENOTSUPP: not this type of map, so arrays), BpfError (EINVAL: other flags than BPF_F_LOCK), NotPermitted (EPERM:
+    read-only descriptor or frozen map), Busy. Needs no capability, but write permission of the descriptor. Linux 5.6.
+    In the kernel: bpf_map_do_batch().
     """
     return _change(Cmd.BPF_MAP_DELETE_BATCH, fd, keys, None, elem_flags)
 
@@ -144,8 +151,8 @@ def _info_of(fd: int) -> MapInfo:
 
 
 def _error(cmd: Cmd, result: int, fd: int, info: MapInfo, hint: str = "") -> Exception:
-    # The kernel does not say how many it were where it did not begin.
-    began = result not in (-errno.EPERM, -errno.EINVAL, -errno.EBADF)
+    # Where the kernel did not begin, it leaves the count as it was.
+    began = result not in (-errno.EPERM, -errno.EINVAL, -errno.EBADF, -ENOTSUPP)
     return bpf_error(
         cmd,
         -result,

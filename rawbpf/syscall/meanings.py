@@ -162,12 +162,9 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
         ),
     ),
     (Cmd.BPF_MAP_UPDATE_BATCH, errno.E2BIG): (
+        _NO_INDEX,
         Meaning("Full", "{subject} is full ({entries})", "delete elements first"),
     ),
-    (Cmd.BPF_MAP_UPDATE_BATCH, errno.EEXIST): (
-        Meaning("AlreadyExists", "{subject} has an element with one of the keys"),
-    ),
-    (Cmd.BPF_MAP_UPDATE_BATCH, errno.ENOENT): (_NO_KEY,),
     (Cmd.BPF_MAP_DELETE_BATCH, errno.ENOENT): (_NO_KEY,),
     # The first before 6.5; later a second freeze is EPERM.
     (Cmd.BPF_MAP_FREEZE, errno.EBUSY): (

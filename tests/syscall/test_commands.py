@@ -28,7 +28,7 @@ from rawbpf.abi import ENOTSUPP, AttachType, Cmd, ElemFlag, LinkType, MapType, P
 from rawbpf.abi.door import ffi
 from rawbpf.btf import reader
 from rawbpf.programs.asm import R0, Item, assemble, exit_, mov
-from rawbpf.syscall.errors import NoSuchKey, bpf_error
+from rawbpf.syscall.errors import NoSuchIndex, NoSuchKey, bpf_error
 from rawbpf.syscall.proc import kernel_version, possible_cpus
 
 real = pytest.mark.real_kernel(reason="programs, links and maps with keys")
@@ -239,6 +239,33 @@ class TestMapsWithKeys:
             ):
                 with pytest.raises(ValueError, match="bytes of"):
                     wrong()
+        finally:
+            os.close(fd)
+
+    @pytest.mark.linux("5.6")
+    @pytest.mark.parametrize("flag", [ElemFlag.BPF_NOEXIST, ElemFlag.BPF_EXIST])
+    def test_a_batch_takes_no_flag_of_one_element(self, flag):
+        """BPF_NOEXIST and BPF_EXIST are EINVAL in a batch, and nothing is stored."""
+        fd = syscall.map_create(MapType.BPF_MAP_TYPE_HASH, "many", 4, 4, 4)
+        try:
+            with pytest.raises(BpfError) as caught:
+                syscall.map_update_batch(fd, b"key1", bytes(4), elem_flags=flag)
+            assert caught.value.errno == errno.EINVAL
+            assert syscall.map_get_next_key(fd, None) is None
+        finally:
+            os.close(fd)
+
+    @pytest.mark.linux("5.6")
+    def test_a_batch_outside_an_array(self):
+        """An index outside is NoSuchIndex (E2BIG), not Full; a command that arrays lack counts nothing as done."""
+        fd = syscall.map_create(MapType.BPF_MAP_TYPE_ARRAY, "few", 4, 4, 2)
+        try:
+            with pytest.raises(NoSuchIndex, match="1 of 2 were done") as caught:
+                syscall.map_update_batch(fd, struct.pack("=2I", 1, 2), bytes(8))
+            assert caught.value.errno == errno.E2BIG
+            with pytest.raises(Unsupported) as refused:
+                syscall.map_delete_batch(fd, bytes(4))
+            assert "were done" not in str(refused.value)
         finally:
             os.close(fd)
 
