@@ -417,6 +417,21 @@ class TestKconfig:
         with pytest.raises(ObjectFileError, match=says):
             load_text(tmp_path, text)
 
+    def test_64_bits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A number of 64 bits fits a 64-bit type with and without sign; one of more bits, or octal, is refused."""
+        there = {"CONFIG_HIGH": "0xdead000000000000", "CONFIG_LESS": "-2", "CONFIG_MORE": "0x10000000000000000"}
+        monkeypatch.setattr(kconfig, "_configuration", lambda: {**there, "CONFIG_OCTAL": "010"})
+        text = (
+            "extern __s64 CONFIG_HIGH __kconfig; extern __u64 CONFIG_LESS __kconfig; extern __u64 {0} __kconfig;"
+            'SEC("socket") int any(void *c) {{ return CONFIG_HIGH + CONFIG_LESS + {0}; }}'
+        )
+        with load_text(tmp_path, text.format("CONFIG_LESS")) as loaded:
+            assert loaded.variables["CONFIG_HIGH"] == (0xDEAD << 48) - 2**64
+            assert loaded.variables["CONFIG_LESS"] == 2**64 - 2
+        for name in ("CONFIG_MORE", "CONFIG_OCTAL"):
+            with pytest.raises(ObjectFileError, match=f"{name}.*can't hold that"):
+                load_text(tmp_path, text.format(name))
+
     def test_no_configuration(self, compiled: Compiled, no_calls: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the configuration is in no file, the error names both."""
 
