@@ -284,8 +284,8 @@ def needs_clang() -> None:
         pytest.skip("clang is not installed")
 
 
-def compile_for_bpf(source: Path, target: Path) -> None:
-    """The README's command. Debian keeps asm/types.h in a folder of the machine's."""
+def compile_for_bpf(source: Path, target: Path, *flags: str) -> None:
+    """The README's command, with more flags. Debian keeps asm/types.h in a folder of the machine's."""
     include = f"-I/usr/include/{platform.machine()}-linux-gnu"
     command = [
         "clang",
@@ -296,6 +296,7 @@ def compile_for_bpf(source: Path, target: Path) -> None:
         "-target",
         "bpf",
         include,
+        *flags,
         "-c",
         str(source),
         "-o",

@@ -89,6 +89,7 @@ class FollowPin(Follow[T]):
         self._pinned = pinned
         self._poll = poll
         self._timeout = timeout
+        self._after_stop = 0
         self._new_waiting()  # refuses a poll or a timeout that makes no sense
 
     @property
@@ -111,11 +112,15 @@ class FollowPin(Follow[T]):
         if m is None:
             return
         # Looked at first: what was pushed before the pin was replaced is seen afterwards.
-        replaced, came = self._pinned.is_replaced(), False
-        for value in m.drain(limit):
-            came = True
+        replaced, count, stopped = self._pinned.is_replaced(), 0, self._stopped
+        if stopped:
+            # As many as it may have held at stop(): whoever has it open may push for ever.
+            limit = min(limit, m.max_entries - self._after_stop)
+        for value in m.drain(limit) if limit else ():
+            count += 1
             yield value
-        if not came and (replaced or self._stopped):
+        self._after_stop += count if stopped else 0
+        if not count and (replaced or self._stopped):
             self._pinned.leave()
 
     def _is_over(self) -> bool:

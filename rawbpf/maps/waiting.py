@@ -164,7 +164,7 @@ class Follow(Generic[T]):
             if came:
                 ahead.handled()
                 waiting.arrived()
-            elif not waiting.wait():
+            elif not waiting.wait() and not self._stopped:
                 return
 
     def __aiter__(self) -> "_Arriving[T]":
@@ -198,7 +198,7 @@ class _Arriving(Generic[T]):
                 self._waiting.arrived()
                 # Other tasks get their turn, even if elements never stop arriving.
                 await sleep(0)
-            elif not await self._waiting.wait_async():
+            elif not await self._waiting.wait_async() and not self._follow._stopped:
                 raise StopAsyncIteration
             if self._follow._is_over():
                 raise StopAsyncIteration

@@ -16,11 +16,11 @@ from rawbpf.objects.functions import Linked
 MINIMUM = (5, 17)
 
 # What the verifier says of the instruction that replaces one that can't be relocated: its constant, 0xbad2310, and the
-# number of the record; and what the relocation's own messages begin with.
+# number of the record. And the relocation's own message at the end of a log, where only the verifier's statistics may
+# follow: with others before it the kernel went on.
 _POISONED = re.compile(r"invalid func unknown#(\d+)\s*$", re.MULTILINE)
 _POISON = 0xBAD2310
-_MESSAGE = re.compile(r"relo #(\d+): (.*)$", re.MULTILINE)
-_FAILED = ("ambiguity", "no matching", "unexpected", "unrecognized", "failed", "invalid", "doesn't fit", "error")
+_LAST_MESSAGE = re.compile(r"relo #(\d+): (?!patched|substituting)([^\n]*)\n(processed 0 [^\n]*\n?)?\0*\Z")
 
 
 class CoreKind(IntEnum):
@@ -62,9 +62,8 @@ def _failure(log: str) -> tuple[int, str]:
     """The number of the record that failed (-1 for none), and what the kernel says of it beyond that."""
     if poisoned := _POISONED.findall(log):
         return int(poisoned[-1]) - _POISON, ""
-    for number, message in reversed(_MESSAGE.findall(log)):
-        if any(word in message for word in _FAILED):
-            return int(number), f"the kernel can't relocate it: {message}"
+    if last := _LAST_MESSAGE.search(log):
+        return int(last[1]), f"the kernel can't relocate it: {last[2]}"
     return -1, ""
 
 

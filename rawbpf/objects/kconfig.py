@@ -27,6 +27,7 @@ _KPROBES = "/sys/bus/event_source/devices/kprobe"
 # How the wrappers of system calls are named, by machine.
 _WRAPPERS = {"x86_64": "__x64_", "aarch64": "__arm64_", "s390x": "__s390x_", "riscv64": "__riscv_"}
 
+_NUMBER = re.compile(r"-?(0x[0-9a-fA-F]+|0|[1-9]\d*)")
 _TRISTATE = {"n": 0, "y": 1, "m": 2}
 
 
@@ -68,10 +69,13 @@ def _encoded(btf: Btf, extern: Extern, text: str) -> bytes:
     if text in _TRISTATE:
         number = _of_tristate(btf, found, text)
     else:
-        number = int(text, 0) if found.kind == Kind.INT and re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)", text) else None
+        number = int(text, 0) if found.kind == Kind.INT and _NUMBER.fullmatch(text) else None
     try:
         if number is None or (number > 1 and btf.integer(found).boolean):
             raise OverflowError
+        if size == 8 and number >> 64 in (0, -1):
+            # The same 64 bits with or without a sign, as with libbpf: CONFIG_ILLEGAL_POINTER_VALUE=0xdead000000000000.
+            return (number & (1 << 64) - 1).to_bytes(size, sys.byteorder)
         return number.to_bytes(size, sys.byteorder, signed=found.kind == Kind.INT and btf.integer(found).signed)
     except OverflowError:
         raise ObjectFileError(f"extern {extern.name!r} (__kconfig) is {text}: its type in C can't hold that") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rawbpf import syscall
-from rawbpf.abi import BPF_OBJ_NAME_LEN, ENOTSUPP, MapFlag, MapType
+from rawbpf.abi import BPF_OBJ_NAME_LEN, MapFlag, MapType
 from rawbpf.btf.reader import VMLINUX, Btf, BtfError
 from rawbpf.maps.map import Map
 from rawbpf.maps.opening import class_for, map_from_new_fd
@@ -240,9 +240,9 @@ class Loader:
             attr.btf_value_type_id = declaration.value_type_id
         try:
             return syscall.create(attr, subject)
-        except BpfError as error:
-            # Some map types take no BTF, and others none that has no key.
-            if error.errno not in (errno.EINVAL, ENOTSUPP) or not attr.btf_fd:
+        except BpfError:
+            # Some map types take no BTF, some none that has no key, and others no locks or timers in their values.
+            if not attr.btf_fd:
                 raise
             attr.btf_fd = attr.btf_key_type_id = attr.btf_value_type_id = 0
             return syscall.create(attr, subject)

@@ -111,11 +111,22 @@ class _Preparation:
         else:
             section = self._file.section(found.name)
             if section is not None:
-                self._complete(found, section.size, entries)
+                self._complete(found, section.size, self._in_place(section, entries))
             elif not any(symbol.kind == "COMMON" for symbol in self._file.symbols):
                 raise ObjectFileError(f"section '.BTF' describes a section {found.name!r}, which there is not")
             else:
                 self._complete(found, *self._of_common_symbols(entries))
+
+    def _in_place(self, section: Section, entries: list[SectionVariable]) -> list[SectionVariable]:
+        """The variables where their symbols are: bpftool gen object leaves the offset of a __weak one as it is, when
+        another file's takes its place."""
+        places = {s.name: s.offset for s in self._file.symbols if s.section is section and s.binding != "LOCAL"}
+        placed = []
+        for entry in entries:
+            variable = self._btf.type(entry.type_id)
+            is_shared = variable.kind == Kind.VAR and self._btf.linkage(variable) != _STATIC
+            placed.append(entry._replace(offset=places.get(variable.name, entry.offset)) if is_shared else entry)
+        return placed
 
     def _complete(self, found: Type, size: int, entries: list[SectionVariable]) -> None:
         """Writes the section's size and its variables, which the kernel wants in the order of their offsets."""

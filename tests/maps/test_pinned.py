@@ -18,6 +18,7 @@ import pytest
 from rawbpf import BpfError, Cmd, NotPermitted, Queue, Stack, follow_pin
 from rawbpf.maps import pinned as pinned_module
 from rawbpf.maps.pinned import Pinned
+from rawbpf.maps.waiting import Waiting
 from tests.conftest import IS_ROOT, SECONDS
 
 pytestmark = [pytest.mark.creates, pytest.mark.admin]
@@ -228,6 +229,45 @@ def test_async_stop_before_the_old_map_is_empty(bpf_folder):
 
     with pinned(path, *range(50)), follow_pin(path, "<I") as events:
         assert asyncio.run(run(events)) == list(range(50))
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_stop_while_it_waits(bpf_folder, monkeypatch, is_async):
+    """What is pushed into a map that is no longer pinned, before stop(), is handed over also when stop() comes in a
+    pause."""
+    path = f"{bpf_folder}/q"
+
+    def meanwhile(_: float) -> None:
+        monkeypatch.undo()
+        os.unlink(path)
+        old.push(7)
+        events.stop()
+
+    async def meanwhile_async(seconds: float) -> None:
+        meanwhile(seconds)
+
+    async def listed() -> list[int]:
+        return [number async for number in events]
+
+    with pinned(path) as old, follow_pin(path, "<I") as events:
+        if is_async:
+            monkeypatch.setattr(Waiting, "_sleep_async", lambda self, seconds: meanwhile_async(seconds))
+        else:
+            monkeypatch.setattr(Waiting, "_sleep", lambda self, seconds: meanwhile(seconds))
+        assert (asyncio.run(listed()) if is_async else list(events)) == [7]
+        assert events.map is None
+
+
+def test_stop_while_somebody_pushes(bpf_folder):
+    """After stop() a map that is no longer pinned hands over no more than it can hold, whoever goes on pushing."""
+    path = f"{bpf_folder}/q"
+    with pinned(path, 0) as old, follow_pin(path, "<I") as events:
+        for number in events:
+            old.push(number + 1)
+            if number == 0:
+                os.unlink(path)
+                events.stop()
+        assert number <= old.max_entries + 1
 
 
 def test_stop_leaves_what_is_pinned(bpf_folder):

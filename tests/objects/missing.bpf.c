@@ -1,4 +1,5 @@
-/* What no kernel has: a field, one in a function, a type, an enumerator, a size. */
+/* What no kernel has: a field, one in a function, a type, an enumerator, a size; and a program that asks before, and is
+ * refused for something else. */
 #include "corpus/kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -57,6 +58,14 @@ int size(void *ctx)
 	struct task_struct___mine *task = (void *)bpf_get_current_task();
 
 	return bpf_core_field_size(task->deep);
+}
+
+SEC("raw_tp/six")
+int asks(void *ctx)
+{
+	int *wild = (void *)bpf_get_current_task();
+
+	return bpf_core_type_exists(struct nowhere) ? 0 : *wild;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -117,6 +117,23 @@ class TestMissing:
         assert "bpf_core_field_exists" in caught.value.hint
         assert "invalid func unknown#" in caught.value.log
 
+    def test_another_reason(self, compiled: Compiled) -> None:
+        """A type that is asked for, and is not there, is not the reason for which the verifier refuses a program."""
+        with pytest.raises(VerifierError, match="the verifier refused program 'asks'") as caught:
+            ObjectFile.load(compiled("missing"), programs=["asks"])
+        assert "no matching targets found" in caught.value.log
+        assert "invalid mem access" in caught.value.log
+        assert "relocate" not in str(caught.value).partition("\n")[0]
+
+    def test_what_the_kernel_says(self, compiled: Compiled) -> None:
+        """Where the kernel stops at a relocation, for it does not know the instruction, its message is in the error."""
+        data = bytearray(compiled("corpus/core_enums").read_bytes())
+        [program] = read(bytes(data)).programs.values()
+        at = data.index(program.linked.code) + program.linked.core_relocations[0].offset
+        data[at + 4] ^= 0x40
+        with pytest.raises(VerifierError, match=r"line \d+ of .*: the kernel can't relocate it: unexpected insn #\d+ "):
+            ObjectFile.load(data)
+
     def test_other_programs_load(self, compiled: Compiled) -> None:
         """A program that is left out is not in the way of the others; one that asks before it reads, loads."""
         with ObjectFile.load(compiled("missing"), programs=[]) as loaded:

@@ -5,6 +5,7 @@ import gzip
 import mmap
 import os
 import re
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from rawbpf.objects import kconfig
 from rawbpf.objects.declarations import read
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError
 from rawbpf.programs.program import VerifierError
-from tests.conftest import compile_for_bpf, needs_clang
+from tests.conftest import TOOLS_REQUIRED, compile_for_bpf, needs_clang
 
 Compiled = Callable[[str], Path]
 
@@ -36,6 +37,29 @@ def load_text(folder: Path, text: str, **wishes: Any) -> ObjectFile:
     source.write_text(f"#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n{text}\n")
     compile_for_bpf(source, folder / "text.o")
     return ObjectFile.load(folder / "text.o", **wishes)
+
+
+@pytest.mark.skipif(shutil.which("bpftool") is None and not TOOLS_REQUIRED, reason="bpftool is not installed")
+def test_linked_by_bpftool(tmp_path: Path) -> None:
+    """In an object of two, a __weak variable and function are the other file's, for the programs and for Python."""
+    needs_clang()
+    weak = (
+        "__weak int limit = 1; extern int found; __weak int twice(int x) { return 1; }"
+        'struct { __uint(type, BPF_MAP_TYPE_QUEUE); __uint(max_entries, 4); __type(value, int); } queue SEC(".maps");'
+        'SEC("socket") int fill(void *c) { int v = limit + twice(found); return bpf_map_push_elem(&queue, &v, 0); }'
+    )
+    strong = "int limit = 50; int found = 3; int twice(int x) { return 2 * x; }"
+    for name, text in (("weak", weak), ("strong", strong)):
+        (tmp_path / f"{name}.c").write_text(f"#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n{text}\n")
+        compile_for_bpf(tmp_path / f"{name}.c", tmp_path / f"{name}.o")
+    target = tmp_path / "both.o"
+    command = ["bpftool", "gen", "object", target, tmp_path / "weak.o", tmp_path / "strong.o"]
+    subprocess.run(command, check=True, capture_output=True)
+    with ObjectFile.load(target) as loaded:
+        assert loaded.variables["limit"] == 50
+        loaded.variables["limit"] = 60
+        loaded.programs["fill"].run(PACKET)
+        assert loaded.maps["queue"].pop() == 66
 
 
 def _filled(fd: int) -> list[bytes]:
@@ -431,6 +455,21 @@ class TestKconfig:
         text = f'extern {declaration} __kconfig; SEC("socket") int any(void *c) {{ return *(volatile char *)&{name}; }}'
         with pytest.raises(ObjectFileError, match=says):
             load_text(tmp_path, text)
+
+    def test_64_bits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A number of 64 bits fits a 64-bit type with and without sign; one of more bits, or octal, is refused."""
+        there = {"CONFIG_HIGH": "0xdead000000000000", "CONFIG_LESS": "-2", "CONFIG_MORE": "0x10000000000000000"}
+        monkeypatch.setattr(kconfig, "_configuration", lambda: {**there, "CONFIG_OCTAL": "010"})
+        text = (
+            "extern __s64 CONFIG_HIGH __kconfig; extern __u64 CONFIG_LESS __kconfig; extern __u64 {0} __kconfig;"
+            'SEC("socket") int any(void *c) {{ return CONFIG_HIGH + CONFIG_LESS + {0}; }}'
+        )
+        with load_text(tmp_path, text.format("CONFIG_LESS")) as loaded:
+            assert loaded.variables["CONFIG_HIGH"] == (0xDEAD << 48) - 2**64
+            assert loaded.variables["CONFIG_LESS"] == 2**64 - 2
+        for name in ("CONFIG_MORE", "CONFIG_OCTAL"):
+            with pytest.raises(ObjectFileError, match=f"{name}.*can't hold that"):
+                load_text(tmp_path, text.format(name))
 
     def test_no_configuration(self, compiled: Compiled, no_calls: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the configuration is in no file, the error names both."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 import rawbpf
 from rawbpf import MapFlag, MapType, ProgType, Queue, Stack
@@ -495,6 +496,16 @@ class TestBroken:
         with pytest.raises(ObjectFileError, match=says):
             ObjectFile.load(broken)
         assert {cmd for cmd, _ in sent} == {Cmd.BPF_BTF_LOAD}
+
+    def test_compressed(self, tmp_path: Path) -> None:
+        """clang -gz compresses DWARF, which is not read."""
+        needs_clang()
+        compile_for_bpf(OBJECTS / "callback.bpf.c", tmp_path / "gz.o", "-gz")
+        with open(tmp_path / "gz.o", "rb") as file:
+            sections = list(ELFFile(file).iter_sections())
+        if not any(section["sh_flags"] & 0x800 for section in sections):
+            pytest.skip("by design: this clang was built without zlib")
+        assert read((tmp_path / "gz.o").read_bytes()).programs
 
     def test_stripped(self, compiled: Compiled, tmp_path: Path) -> None:
         """llvm-strip -g leaves all that is needed; a full strip takes the symbols, and the text says so."""
