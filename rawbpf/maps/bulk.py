@@ -141,7 +141,7 @@ class Bulk:
     def drain(self, limit: int, owner: object) -> Generator[Iterator[Any], None, None]:
         """The values of up to `limit` elements, for Drain."""
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
-        over: Iterator[object]
+        over: Iterator[object] = iter(())
         while limit > 0:
             hand, end = _Hand(self._nothing), 0
             try:
