@@ -244,10 +244,15 @@ def batch_left(batch: Batch) -> int:
 
 
 def _hold(batch: Batch, handed: int) -> None:
+    # Without a call, for a signal handler may run after each.
     if batch.memory[0] != BATCH_TAKEN:
         return
     batch.first += handed
-    if batch_left(batch) == 0:
+    left = batch.count - batch.first
+    if batch.scratch is not None:
+        behind = batch.scratch.batch
+        left += behind.count - behind.first
+    if left == 0:
         batch.memory[0] = BATCH_FREE
     else:
         batch.map.held += 1
