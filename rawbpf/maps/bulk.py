@@ -141,17 +141,16 @@ class Bulk:
     def drain(self, limit: int, owner: object) -> Generator[Iterator[Any], None, None]:
         """The values of up to `limit` elements, for Drain."""
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
-        over: Iterator[object] = iter(())
         while limit > 0:
             hand, end = _Hand(self._nothing), 0
+            over: Iterator[object] = map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
             try:
                 self._chunk(hand, limit)
                 for part in hand.parts:
                     end, values, over = part
                     yield values  # it counts what was handed over
             finally:
-                # One call: a signal handler may run after each.
-                any(over) if end else lib.batch_keep(hand.struct)
+                any(over)  # one call: a signal handler may run after each
                 self._warn_of(hand, owner)
             limit = limit - end if hand.lists else 0
 
