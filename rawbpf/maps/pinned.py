@@ -35,13 +35,15 @@ class Pinned(Generic[T]):
 
     def opened(self) -> "QueueOrStack[T] | None":
         """The map, which is opened if it is not open yet. None if nothing is pinned there that may be opened."""
-        if self.map is None and (pin := self._pin_now()) is not None:
+        if self.map is None:
+            pin = self._pin_now()
             try:
+                # Also if there is no pin: a seccomp filter that refuses bpf(2) would never let it be opened.
                 self.map = open_queue_or_stack(self.path, self._value)
             except NotFound:
                 return None
             except NotPermitted:
-                if self._refused[0] != pin:
+                if pin is not None and self._refused[0] != pin:
                     self._refused = pin, time.monotonic()
                 if time.monotonic() - self._refused[1] > _SETTLES:
                     raise
