@@ -20,6 +20,7 @@ import importlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -223,6 +224,41 @@ def no_library_call(sent: list[tuple[Cmd, int]]) -> "Callable[[], AbstractContex
         assert sent[before:] == []
 
     return silence
+
+
+class Interrupted(Exception):
+    """What the signal handler raises."""
+
+
+@contextmanager
+def interruptions(seconds: float) -> Iterator[Callable[[Callable[[], object]], bool]]:
+    """Gives a function that runs another one, which is interrupted by a signal handler that raises, after `seconds`
+    again and again; it returns whether it was."""
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interrupted
+
+    def run(call: Callable[[], object]) -> bool:
+        nonlocal armed
+        try:
+            armed = True
+            call()
+            armed = False
+        except Interrupted:
+            return True
+        return False
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield run
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
 
 
 @pytest.fixture

@@ -694,9 +694,9 @@ int batch_pop(struct batch *batch, uint32_t want);
  * batch, one after the other, and came so far that `last` of these were left.
  * What was not handed over is HELD from now on.
  *
- * This must not need memory. So these two are fields that the caller sets, for
- * CPython may make a tuple of several arguments; and two, for the small numbers
- * are there already, and to subtract may make a large one. */
+ * This must not need memory. So both are fields that the caller sets: CPython
+ * would make a tuple of several arguments. And the caller does not subtract: the
+ * difference may be an integer that CPython would have to make. */
 void batch_hold(struct batch *batch);
 
 /* As batch_hold(), for a caller that handed over nothing and does not know

@@ -40,8 +40,10 @@ _TRIES = 10
 
 _ALL = 0xFFFFFFFF
 FREE: int = lib.BATCH_FREE
-_push = lib.map_push
 _HELD: int = lib.BATCH_HELD
+
+# Looking a function up in `lib` takes a tenth of the call.
+_push = lib.map_push
 
 R = TypeVar("R")
 
@@ -139,18 +141,18 @@ class Bulk:
         return self._take(0, self._split, only_held=True)
 
     def drain(self, limit: int, owner: object) -> Generator[Iterator[Any], None, None]:
-        """The values of up to `limit` elements, for Drain."""
+        """The values of up to `limit` elements, an iterator for each part. (For Drain.)"""
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         while limit > 0:
             hand, end = _Hand(self._nothing), 0
-            over: Iterator[object] = map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
+            ending: Iterator[object] = map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
             try:
                 self._chunk(hand, limit)
                 for part in hand.parts:
-                    end, values, over = part
+                    end, values, ending = part
                     yield values  # it counts what was handed over
             finally:
-                any(over)  # one call: a signal handler may run after each
+                any(ending)  # one call: a signal handler may run after each
                 self._warn_of(hand, owner)
             limit = limit - end if hand.lists else 0
 

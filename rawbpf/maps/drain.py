@@ -16,37 +16,41 @@ PART = 256
 
 
 class Part(NamedTuple):
-    """How many values there are up to the end of this part, its own, and what any(over) does when the drain ends while
-    it hands them over: what is left is held, in one call, between whose steps no signal handler runs."""
+    """Some of a drain's values: the parts before it and itself have `end` values, and `values` yields its own.
+
+    If the drain ends here, any(ending) holds what was not handed over. That is one call, so no signal handler runs
+    between its steps.
+    """
 
     end: int
     values: Iterator[Any]
-    over: Iterator[object]
+    ending: Iterator[object]
 
 
 def parts_of(lists: list[list[Any]], struct: "CData") -> Iterator[Part]:
     """The parts of a drain: the values of a struct batch, in lists of at most PART."""
     for values, end in zip(lists, accumulate(map(len, lists)), strict=True):
         iterator: Any = iter(values)
-        # struct.begun, struct.last = end, how many the iterator has left. All iterators are made here, so that none of
-        # this needs memory later.
+        # This sets struct.begun to `end` and struct.last to how many values the iterator has left. All iterators are
+        # made here, so that the ending needs no memory.
         numbers = chain(iter((end,)), iter(iterator.__length_hint__, None))
         setting = map(setattr, (struct, struct), ("begun", "last"), numbers)
-        # Not batch_keep(): another thread may go on from here. And the lists are emptied: Drain has their iterators.
-        over = chain(setting, map(lib.batch_hold, (struct,)), map(list.clear, lists))
-        yield Part(end, iterator, over)
+        # batch_hold(), not batch_keep(), as another thread may go on from here. The lists are emptied because Drain has
+        # an iterator over one of them still, and must not hand over what is held.
+        ending = chain(setting, map(lib.batch_hold, (struct,)), map(list.clear, lists))
+        yield Part(end, iterator, ending)
 
 
 class Drain(chain[T]):
     """An iterator over elements that are taken out of a map as they are wanted.
 
-    It goes from part to part in C: a generator that yields each value takes twice as long.
+    The values of a part are handed over by C code alone, which saves the time to resume a generator for each.
     """
 
     _parts: Generator[Iterator[Any], None, None]
 
     @classmethod
-    def over(cls, parts: "Generator[Iterator[T], None, None]") -> "Drain[T]":
+    def of(cls, parts: "Generator[Iterator[T], None, None]") -> "Drain[T]":
         made = cast("Drain[T]", cls.from_iterable(parts))
         made._parts = parts
         return made

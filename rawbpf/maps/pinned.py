@@ -38,12 +38,16 @@ class Pinned(Generic[T]):
         if self.map is None:
             pin = self._pin_now()
             try:
-                # Also if there is no pin: a seccomp filter that refuses bpf(2) would never let it be opened.
+                # Also if there is no pin: where a seccomp filter refuses bpf(2), waiting for one would be in vain.
                 self.map = open_queue_or_stack(self.path, self._value)
             except NotFound:
                 return None
             except NotPermitted:
-                if pin is not None and self._refused[0] != pin:
+                # The pin may have come since the look above.
+                pin = self._pin_now()
+                if pin is None:
+                    raise
+                if self._refused[0] != pin:
                     self._refused = pin, time.monotonic()
                 if time.monotonic() - self._refused[1] > _SETTLES:
                     raise

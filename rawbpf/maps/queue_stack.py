@@ -253,7 +253,7 @@ class QueueOrStack(KeylessMap[T]):
         `limit` is max_entries unless given: a drain ends also while others go on pushing. If the loop is left early,
         what was taken and not yielded comes first in the next call.
         """
-        return Drain.over(self._bulk.drain(self.max_entries if limit is None else _count("limit", limit), self))
+        return Drain.of(self._bulk.drain(self.max_entries if limit is None else _count("limit", limit), self))
 
     def follow(self, poll: float = POLL, *, timeout: float | None = None) -> "Follow[T]":
         """Elements as they arrive, for `for` and `async for`: for ever, or until `timeout` seconds pass without one.

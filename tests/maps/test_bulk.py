@@ -24,7 +24,17 @@ from rawbpf.abi.door import lib
 from rawbpf.maps import bulk, in_kernel
 from rawbpf.programs.asm import exit_
 from rawbpf.syscall.proc import Capability, has_capability, kernel_version
-from tests.conftest import IS_ROOT, SECONDS, SLOWNESS, examples, needs_3_11, rounds, skip_without_jit
+from tests.conftest import (
+    IS_ROOT,
+    SECONDS,
+    SLOWNESS,
+    Interrupted,
+    examples,
+    interruptions,
+    needs_3_11,
+    rounds,
+    skip_without_jit,
+)
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs")]
 
@@ -708,10 +718,6 @@ def test_producers_and_consumers(kind):
     assert sorted(popped[0] + popped[1]) == sorted(pushed[0] + pushed[1] + pushed[2])
 
 
-class Interrupted(Exception):
-    """What the signal handler raises."""
-
-
 @pytest.mark.usefixtures("unraisable_ignored")
 @needs_3_11
 @pytest.mark.parametrize("how", ["pop_many", "pop_into", "drain", "few"])
@@ -781,13 +787,6 @@ def test_signals_lose_no_element(kind, how, on_kernel_side, monkeypatch):
 @needs_3_11
 def test_signals_while_a_drain_is_left(kind):
     """A handler that raises while a drain is begun, left and closed: what it had and did not hand over comes next."""
-    armed = False
-
-    def interrupt(signum, frame):
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Interrupted
 
     def leave(drain, seen):
         for number in drain:
@@ -797,23 +796,12 @@ def test_signals_while_a_drain_is_left(kind):
         drain.close()
 
     elements = range(20) if kind is Queue else range(19, -1, -1)
-    with kind("=I", 20) as m:
-        old = signal.signal(signal.SIGALRM, interrupt)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.00007 * SLOWNESS)
-            for _ in rounds():
-                m.push_many(elements)
-                seen = dict.fromkeys(range(20))
-                try:
-                    armed = True
-                    leave(m.drain(), seen)
-                    armed = False
-                except Interrupted:
-                    pass
-                assert [n for n in seen.values() if n is not None] + m.pop_many(20) == list(range(20))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, old)
+    with kind("=I", 20) as m, interruptions(0.00007 * SLOWNESS) as run:
+        for _ in rounds():
+            m.push_many(elements)
+            seen = dict.fromkeys(range(20))
+            run(lambda seen=seen: leave(m.drain(), seen))
+            assert [n for n in seen.values() if n is not None] + m.pop_many(20) == list(range(20))
 
 
 def test_a_closed_drain_has_ended(kind):

@@ -18,7 +18,7 @@ from rawbpf.maps.keyed import KeyedMap
 from rawbpf.maps.per_cpu import PerCpuValues, buffer_size, padded
 from rawbpf.syscall.proc import kernel_version, possible_cpus
 from rawbpf.values.codecs import codec_for
-from tests.conftest import SECONDS, SLOWNESS, needs_3_11, rounds
+from tests.conftest import SECONDS, SLOWNESS, Interrupted, needs_3_11, rounds
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="the simulated one has no maps with keys")]
 
@@ -370,10 +370,6 @@ def test_a_hook_that_raises(cmd, asked):
         rest = {struct.unpack("<I", key)[0]: struct.unpack("<Q", value)[0] for key, value in m.take_held()}
         assert bool(rest) == asked
         assert rest | dict(m.items()) == {1: 10, 2: 20}
-
-
-class Interrupted(Exception):
-    """What the signal handler raises."""
 
 
 def interrupt(signal_number, frame):

@@ -301,6 +301,24 @@ def refuse(*_: object) -> None:
     raise NotPermitted(errno.EACCES, "refused", Cmd.BPF_OBJ_GET)
 
 
+def test_a_refusal_where_nothing_is_pinned(bpf_folder, monkeypatch):
+    """It is raised at once: no pin that comes later could be opened. One that came just now still has its time."""
+    path = f"{bpf_folder}/q"
+    monkeypatch.setattr(pinned_module, "open_queue_or_stack", refuse)
+    with pytest.raises(NotPermitted) as caught:
+        Pinned(path, "<I").opened()
+    assert caught.value.errno == errno.EACCES
+
+    def pinned_meanwhile(*_: object) -> None:
+        made.append(pinned(path, 1))
+        refuse()
+
+    made: list[Any] = []
+    monkeypatch.setattr(pinned_module, "open_queue_or_stack", pinned_meanwhile)
+    assert Pinned(path, "<I").opened() is None
+    made.pop().close()
+
+
 def test_a_path_that_leads_nowhere_is_an_error(bpf_folder):
     """A path below something that is no folder is not waited for."""
     with pinned(f"{bpf_folder}/q"), follow_pin(f"{bpf_folder}/q/below", timeout=20) as events:

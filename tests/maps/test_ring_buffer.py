@@ -18,7 +18,7 @@ import pytest
 import rawbpf
 from rawbpf import BTF, Empty, Hash, NotPermitted, RingBuffer
 from rawbpf.maps import ring_buffer, ring_memory
-from tests.conftest import SECONDS, SLOWNESS, needs_3_11, rounds
+from tests.conftest import SECONDS, SLOWNESS, Interrupted, needs_3_11, rounds
 from tests.maps.ring_producer import NO_WAKEUP, Producer
 
 pytestmark = [
@@ -421,10 +421,6 @@ def test_a_thread_that_is_slower(monkeypatch):
         numbers = [struct.unpack("=Q", record[:8])[0] for record in seen]
         assert all(len(record) == 8 + number % 32 for record, number in zip(seen, numbers, strict=True))
         assert numbers == sorted(set(numbers)) and len(numbers) + producer.dropped == producer.counters[0]
-
-
-class Interrupted(Exception):
-    """What the signal handler raises."""
 
 
 def interrupt(signal_number, frame):

@@ -17,7 +17,7 @@ import pytest
 
 from rawbpf import BPF_EXIST, Empty, Full, Queue
 from rawbpf.maps import waiting
-from tests.conftest import SECONDS, needs_3_11, rounds
+from tests.conftest import SECONDS, Interrupted, needs_3_11, rounds
 
 pytestmark = pytest.mark.creates
 
@@ -285,10 +285,6 @@ def test_stop_from_an_event_loop(kind):
 
 
 # Signals
-
-
-class Interrupted(Exception):
-    """What the signal handler raises."""
 
 
 @needs_3_11

@@ -34,7 +34,7 @@ from rawbpf.programs.link import Link
 from rawbpf.programs.program import ETH_HLEN, Program
 from rawbpf.syscall.errors import EXHAUSTED, errno_name
 from rawbpf.syscall.proc import kernel_version
-from tests.conftest import SECONDS, SLOWNESS, descriptors, needs_3_11, rounds
+from tests.conftest import SECONDS, SLOWNESS, Interrupted, descriptors, interruptions, needs_3_11, rounds
 
 pytestmark = pytest.mark.creates
 
@@ -455,41 +455,6 @@ def test_fork_with_a_closed_map(kind):
 
 
 # Signals
-
-
-class Interrupted(Exception):
-    """What the signal handler raises."""
-
-
-@contextlib.contextmanager
-def interruptions(seconds: float):
-    """Gives a function that runs another one, which is interrupted by a signal handler that raises, after `seconds`
-    again and again; it returns whether it was."""
-    armed = False
-
-    def interrupt(signum, frame):
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Interrupted
-
-    def run(call) -> bool:
-        nonlocal armed
-        try:
-            armed = True
-            call()
-            armed = False
-        except Interrupted:
-            return True
-        return False
-
-    old = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-    try:
-        yield run
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from itertools import chain
 import pytest
 
 from rawbpf import Empty, Full, Queue
-from tests.conftest import SECONDS, needs_3_11, rounds
+from tests.conftest import SECONDS, Interrupted, needs_3_11, rounds
 
 pytestmark = pytest.mark.creates
 
@@ -73,10 +73,6 @@ def test_threads_and_processes_on_one_map(kind, tmp_path):
     assert len(numbers["pushed"]) > 40 * THREADS * PROCESSES
     assert len(set(numbers["popped"])) == len(numbers["popped"])
     assert sorted(numbers["pushed"]) == sorted(numbers["popped"])
-
-
-class Interrupted(Exception):
-    """What the signal handler raises."""
 
 
 @pytest.mark.usefixtures("unraisable_ignored")
