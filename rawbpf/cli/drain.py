@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import NamedTuple, NoReturn
 
 from rawbpf.abi import door
@@ -59,7 +59,7 @@ def drain(
     Ends when the map is empty (`follow`: waits for more, unless is_over() says that none come), when `limit` values are
     written, when the reader has closed its end, or at a SIGINT, SIGTERM or SIGHUP. Every value that left the map is
     then written completely. After a signal the rest of a map that is_orphaned(), which nobody else would find, is
-    written too, as far as the reader takes it.
+    written too, as far as the reader takes it. `stop`: the caller's own StopSignals, if it has entered one.
 
     A write can fail though the descriptor was ready: a disk is full, or the reader leaves in that very moment or within
     a line of more than PIPE_BUF bytes. Then the values go back into the map, and those that it refuses, because it is
@@ -69,7 +69,7 @@ def drain(
     """
     output, waiting, shown = _Output(m, lines, out), Waiting(), Progress(wanted=progress)
     ended = 0
-    with StopSignals(stop) as stopping:
+    with nullcontext(stop) if stop else StopSignals() as stopping:
         try:
             while limit is None or output.count < limit:
                 if ended := output.wait(stopping):

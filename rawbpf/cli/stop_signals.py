@@ -6,19 +6,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """While it is entered, SIGINT, SIGTERM and SIGHUP raise nothing. The first one's number is kept in `received`.
+    """While it is entered, SIGINT, SIGTERM and SIGHUP raise nothing.
 
-    `outer` is one that is entered already: what that received before is received here as well.
+    `received`: the first signal's number; 0 while none came.
     """
 
-    def __init__(self, outer: "StopSignals | None" = None) -> None:
-        self._outer = outer
-        self._received = 0
-
-    @property
-    def received(self) -> int:
-        """The first signal's number; 0 while none came."""
-        return self._received or (self._outer.received if self._outer else 0)
+    def __init__(self) -> None:
+        self.received = 0
 
     def __enter__(self) -> "StopSignals":
         # What the starter of this process ignores, as nohup does SIGHUP, stays ignored.
@@ -32,4 +26,4 @@ class StopSignals:
 
     def receive(self, number: int, frame: object = None) -> None:
         """The handler; or as if the signal had come."""
-        self._received = self._received or number
+        self.received = self.received or number

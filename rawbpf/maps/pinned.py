@@ -35,25 +35,23 @@ class Pinned(Generic[T]):
 
     def opened(self) -> "QueueOrStack[T] | None":
         """The map, which is opened if it is not open yet. None if nothing is pinned there that may be opened."""
-        if self.map is None:
+        while self.map is None:
             pin = self._pin_now()
             try:
                 # Also if there is no pin: where a seccomp filter refuses bpf(2), waiting for one would be in vain.
-                self.map = open_queue_or_stack(self.path, self._value)
+                m = open_queue_or_stack(self.path, self._value)
             except NotFound:
                 return None
             except NotPermitted:
                 # The pin may have come since the look above.
-                pin = self._pin_now()
-                if pin is None:
-                    raise
-                if self._refused[0] != pin:
-                    self._refused = pin, time.monotonic()
-                if time.monotonic() - self._refused[1] > _SETTLES:
-                    raise
-                return None
-            # If it was replaced just now, this is the earlier one: then it is opened once more.
-            self._pin = pin
+                if self._must_wait(self._pin_now()):
+                    return None
+                raise
+            if pin is not None and pin == self._pin_now():
+                self.map, self._pin = m, pin
+            else:
+                # Replaced just now: it is not known whether this is the earlier map, and nothing was taken from it.
+                m.close()
         return self.map
 
     def is_replaced(self) -> bool:
@@ -70,6 +68,12 @@ class Pinned(Generic[T]):
         m, self.map = self.map, None
         if m is not None:
             m.close()
+
+    def _must_wait(self, refused: tuple[int, int] | None) -> bool:
+        """Whether a pin that could not be opened may still be given to us."""
+        if self._refused[0] != refused:
+            self._refused = refused, time.monotonic()
+        return refused is not None and time.monotonic() - self._refused[1] <= _SETTLES
 
     def _pin_now(self) -> tuple[int, int] | None:
         """What tells pins apart: each has an inode of its own."""

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from rawbpf import Queue, Stack, open_map
+from rawbpf.cli.drain import Drained, LineFormat, drain
+from rawbpf.cli.stop_signals import StopSignals
 from tests.cli.command import COMMAND, run
 from tests.conftest import SECONDS, SLOWNESS, rounds
 
@@ -423,6 +425,21 @@ def test_a_signal_while_the_old_map_holds_values(pinned, gone):
         assert worker.wait() == 0
     if gone == "replaced":
         assert run("drain", path) == "7\n"
+
+
+def test_a_signal_in_the_last_look_into_an_old_map(tmp_path):
+    """A signal that comes when another map is pinned already, and the old one is found empty, is not forgotten: the
+    caller, who would go on with the new map, sees it."""
+
+    def is_over() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    lines = LineFormat(lambda value: value + b"\n", 5)
+    with Queue(4, 10) as m, (tmp_path / "output").open("wb") as out, StopSignals() as stop:
+        drained = drain(m, lines, out.fileno(), limit=None, follow=True, is_over=is_over, stop=stop, progress=False)
+        assert drained == Drained(0, 0)
+        assert stop.received == signal.SIGTERM
 
 
 def test_a_reader_that_does_not_read_from_an_old_map(pinned):

@@ -17,6 +17,7 @@ import pytest
 
 from rawbpf import BpfError, Cmd, NotPermitted, Queue, Stack, follow_pin
 from rawbpf.maps import pinned as pinned_module
+from rawbpf.maps.opening import open_queue_or_stack
 from rawbpf.maps.pinned import Pinned
 from rawbpf.maps.waiting import Waiting
 from tests.conftest import IS_ROOT, SECONDS
@@ -317,6 +318,26 @@ def test_a_refusal_where_nothing_is_pinned(bpf_folder, monkeypatch):
     monkeypatch.setattr(pinned_module, "open_queue_or_stack", pinned_meanwhile)
     assert Pinned(path, "<I").opened() is None
     made.pop().close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_pin_that_is_replaced_while_it_is_opened(bpf_folder, monkeypatch, when):
+    """Whichever map was opened, the one that is pinned now is followed, and is not taken for one that was replaced."""
+    path, made = f"{bpf_folder}/q", []
+
+    def replaced_meanwhile(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        found = open_queue_or_stack(*arguments) if when == "after" else None
+        made.append(pinned(path, 2))
+        return found or open_queue_or_stack(*arguments)
+
+    with pinned(path, 1):
+        monkeypatch.setattr(pinned_module, "open_queue_or_stack", replaced_meanwhile)
+        following = Pinned(path, "<I")
+        with following.opened() as opened, made.pop():
+            assert opened.pop() == 2
+            assert not following.is_replaced()
+            assert not following.is_orphaned()
 
 
 def test_a_path_that_leads_nowhere_is_an_error(bpf_folder):
