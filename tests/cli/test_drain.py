@@ -21,6 +21,8 @@ from tests.conftest import SECONDS, SLOWNESS, rounds
 
 pytestmark = [pytest.mark.alike, pytest.mark.creates, pytest.mark.admin]
 
+real_file_sizes = pytest.mark.real_kernel(reason="the simulated kernel's maps are files, which the limit is for as well")
+
 # Of the test that kills a follower again and again: 200 in 10 seconds on a fast machine.
 TURNS = round(20 * SECONDS)
 
@@ -349,6 +351,7 @@ def test_many_signals(kind, pinned):
             assert sorted(written + m.pop_many(768)) == values
 
 
+@real_file_sizes
 def test_a_file_that_is_opened_for_update(pinned, tmp_path):
     """A write that fails in a file's middle leaves the end of the file, which is somebody else's, as it was."""
     path, file = pinned(Queue, 8, 2000), tmp_path / "file"
@@ -365,6 +368,7 @@ def test_a_file_that_is_opened_for_update(pinned, tmp_path):
     assert sorted(written + rest) == list(range(10**9, 10**9 + 2000))
 
 
+@real_file_sizes
 @pytest.mark.parametrize("mode", ["wb", "ab"])
 def test_a_file_that_may_not_grow(pinned, tmp_path, mode):
     """A write that fails within a line takes the beginning of that line off the file again."""
