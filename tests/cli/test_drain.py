@@ -21,7 +21,7 @@ from tests.conftest import SECONDS, SLOWNESS, rounds
 
 pytestmark = [pytest.mark.alike, pytest.mark.creates, pytest.mark.admin]
 
-real_file_sizes = pytest.mark.real_kernel(reason="the simulated kernel's maps are files, which the limit is for as well")
+real_file_sizes = pytest.mark.real_kernel(reason="the simulated kernel keeps maps in files, which it limits too")
 
 # Of the test that kills a follower again and again: 200 in 10 seconds on a fast machine.
 TURNS = round(20 * SECONDS)
