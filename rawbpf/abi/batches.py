@@ -1,8 +1,9 @@
 """struct map, struct batch and struct scratch of bpf.h, made in Python for the functions in door.c."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rawbpf.abi._native import ffi
+from rawbpf.abi._native import ffi, lib
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData
@@ -16,8 +17,8 @@ def new_map(fd: int, value_size: int) -> "CData":
 
 
 def forget_calls(m: "CData") -> None:
-    """In a forked child: the calls under way are of threads that are not here."""
-    m.calls = 0
+    """In a forked child: the calls under way are of threads that are not here, and what is held is the parent's."""
+    m.calls = m.held = 0
 
 
 def new_batch(m: "CData", capacity: int) -> "tuple[CData, bytearray, memoryview]":
@@ -28,6 +29,11 @@ def new_batch(m: "CData", capacity: int) -> "tuple[CData, bytearray, memoryview]
     batch.map, batch.capacity = m, capacity
     batch.data = ffi.from_buffer("char[]", memoryview(memory)[_HEADER:])
     return batch, memory, memoryview(memory)[_HEADER:]
+
+
+def batch_holding(batch: "CData") -> Iterator[object]:
+    """batch_hold(), when the iterator is asked for its item."""
+    return map(lib.batch_hold, (batch,))
 
 
 def new_scratch(

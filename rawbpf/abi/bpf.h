@@ -648,7 +648,7 @@ int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags);
 /* Elements that were taken out of the kernel and not handed over to a caller
  * yet. Whatever is taken is counted here before Python can be interrupted, and
  * stays here until one store, `state = BATCH_FREE`, says that the caller has it
- * (or a call of batch_hold(), that the caller has some of it). Nothing that is
+ * (or a call of batch_hold(), that it has all but the rest). Nothing that is
  * raised in between can lose an element or hand it out twice.
  *
  * BATCH_FREE:  empty, for the next call that wants one.
@@ -671,10 +671,12 @@ struct batch {
     uint32_t        first;
     uint32_t        count;
     uint32_t        capacity;
-    uint32_t        begun, last;            /* for batch_hold() */
+    uint32_t        rest[4];                /* for batch_hold() */
 };
 
-/* Makes a FREE batch one that this call has, and empty. 0 if it is not FREE. */
+/* Makes a FREE batch one that this call has, and empty. 0 if it is not FREE.
+ * (The Python door has no state that needs an end: there a batch is TAKEN as
+ * long as the answer of this function or of map_pop() lives.) */
 int batch_begin(struct batch *batch);
 
 /* Begins, and takes one element. 0, or bpf(2)'s negative errno: then the batch
@@ -690,18 +692,16 @@ int map_pop(struct batch *batch, uint32_t want);
  * has. 0, or the negative errno that ended it. */
 int batch_pop(struct batch *batch, uint32_t want);
 
-/* The end of a call that began to hand over the first `begun` elements of its
- * batch, one after the other, and came so far that `last` of these were left.
- * What was not handed over is HELD from now on.
+/* The end of a call that hands over its elements one after the other, in up to
+ * four parts, and came so far that rest[0], rest[1] ... of these were left. They
+ * are HELD from now on.
  *
- * This must not need memory. So both are fields that the caller sets: CPython
- * would make a tuple of several arguments. And the caller does not subtract: the
- * difference may be an integer that CPython would have to make. */
+ * This must not need memory. So they are fields that the caller sets: CPython
+ * would make a tuple of several arguments, and for a large sum an integer. */
 void batch_hold(struct batch *batch);
 
-/* As batch_hold(), for a caller that handed over nothing and does not know
- * whether it got the batch: does nothing to one that is FREE or that another
- * thread has. */
+/* The end of a call that handed over nothing, and does not know whether it got
+ * the batch: does nothing to one that is FREE or that another thread has. */
 void batch_keep(struct batch *batch);
 
 /* batch_keep() for two batches, which may be the same. */

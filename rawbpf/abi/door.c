@@ -317,8 +317,10 @@ static void hold(struct batch *batch, uint32_t handed)
 
 void batch_hold(struct batch *batch)
 {
+    uint32_t rest = batch->rest[0] + batch->rest[1] + batch->rest[2] + batch->rest[3];
+
     if (is_taken(batch))
-        hold(batch, batch->begun - batch->last);
+        hold(batch, left(batch) - rest);
 }
 
 void batch_keep(struct batch *batch)

@@ -6,7 +6,7 @@ Nothing above the door knows whether the kernel answers or a simulated one, and 
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = [
     "Hook",
     "Simulated",
     "ask_kernel",
+    "batch_holding",
     "ffi",
     "forget_calls",
     "lib",
@@ -65,6 +66,7 @@ def _choose(wanted: str) -> "tuple[str, str, FFI, Lib, DefExtern, Any]":
 FFI_MODE, FFI_MODE_REASON, ffi, lib, _def_extern, _made = _choose(os.environ.get("RAWBPF_FFI", ""))
 new_map: "Callable[[int, int], CData]" = _made.new_map
 new_batch: "Callable[[CData, int], tuple[CData, bytearray, memoryview]]" = _made.new_batch
+batch_holding: "Callable[[CData], Iterator[object]]" = _made.batch_holding
 new_scratch: "Callable[..., CData]" = _made.new_scratch
 forget_calls: "Callable[[CData], None]" = _made.forget_calls
 

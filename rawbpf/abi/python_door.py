@@ -5,6 +5,30 @@ bpf.h, and say there what they do; `ffi` reads the same text. Nothing checks the
 tests do. It is slower, as filling an attr from Python costs more than the call.
 """
 
+from rawbpf.abi.python_batches import (
+    BATCH_FREE,
+    BATCH_HELD,
+    BATCH_TAKEN,
+    SCRATCH_FLAGS,
+    SCRATCH_LIMIT,
+    SCRATCH_POPPED,
+    SCRATCH_PUSHED,
+    SCRATCH_WHY,
+    batch_absorb,
+    batch_begin,
+    batch_holding,
+    batch_keep,
+    batch_keep_both,
+    batch_left,
+    batch_move,
+    batch_pop,
+    batch_pop_many,
+    map_lookup_and_delete_elem,
+    map_pop,
+    map_push_many,
+    new_batch,
+    new_scratch,
+)
 from rawbpf.abi.python_calls import (
     BPF_LOG_SIZE,
     bpf,
@@ -18,38 +42,16 @@ from rawbpf.abi.python_calls import (
 )
 from rawbpf.abi.python_ffi import ffi
 from rawbpf.abi.python_maps import (
-    BATCH_FREE,
-    BATCH_HELD,
-    BATCH_TAKEN,
-    SCRATCH_FLAGS,
-    SCRATCH_LIMIT,
-    SCRATCH_POPPED,
-    SCRATCH_PUSHED,
-    SCRATCH_WHY,
-    batch_absorb,
-    batch_begin,
-    batch_hold,
-    batch_keep,
-    batch_keep_both,
-    batch_left,
-    batch_move,
-    batch_pop,
-    batch_pop_many,
     forget_calls,
     map_batch,
     map_bpf,
     map_dup,
     map_element,
-    map_lookup_and_delete_elem,
     map_lookup_elem,
-    map_pop,
     map_push,
-    map_push_many,
     map_retire,
     map_update_elem,
-    new_batch,
     new_map,
-    new_scratch,
 )
 from rawbpf.abi.python_ring import ring_fence, ring_scan
 
@@ -65,7 +67,7 @@ __all__ = [
     "SCRATCH_WHY",
     "batch_absorb",
     "batch_begin",
-    "batch_hold",
+    "batch_holding",
     "batch_keep",
     "batch_keep_both",
     "batch_left",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, lib, new_batch, raise_hook_failure
-from rawbpf.maps.drain import PART, Part, parts_of
+from rawbpf.maps.drain import DRAIN_CHUNK, PART, ending_of
 from rawbpf.values.codecs import Codec, RawBytes, bytes_view, decode_many, encode_many
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 # Fewer elements than this are moved one by one: a run costs about as much as so many calls.
 BREAK_EVEN = 12
-
-# Elements that drain() takes at once.
-DRAIN_CHUNK = 1024
 
 # A run that ends with EBUSY is tried again so many times. A scratch that another call has is waited for as often, a
 # millisecond each; then the elements go one by one.
@@ -82,15 +79,20 @@ def _first_number(batch: Batch) -> int:
 
 class _Hand:
     """What a call has in its hands: a batch, and where that was too small the one before, until it is empty; and the
-    values that a drain hands over, in parts."""
+    values that a drain hands over, with what is to be done when it ends.
 
-    __slots__ = ("__weakref__", "batch", "lists", "older", "parts", "struct")
+    `begun`: what batch_begin() answered, and before; kept as long as the batches are.
+    """
+
+    __slots__ = ("__weakref__", "batch", "begun", "ending", "lists", "older", "struct", "values")
 
     def __init__(self, nothing: Batch) -> None:
         self.batch = nothing
         self.struct = self.older = nothing.struct
+        self.begun: tuple[Any, ...] = ()
         self.lists: list[list[Any]] = []
-        self.parts: list[Part] = []
+        self.values: list[Iterator[Any]] = []
+        self.ending: Iterator[object] | None = None
 
 
 class Bulk:
@@ -144,25 +146,20 @@ class Bulk:
         """The values of up to `limit` elements, an iterator for each part. (For Drain.)"""
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         while limit > 0:
-            hand, end = _Hand(self._nothing), 0
-            ending: Iterator[object] = map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
+            hand = _Hand(self._nothing)
+            keeping = map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
             try:
                 self._chunk(hand, limit)
-                for part in hand.parts:
-                    end, values, ending = part
-                    yield values  # it counts what was handed over
+                count = hand.struct.count
+                yield from hand.values  # each counts what it handed over
             finally:
-                any(ending)  # one call: a signal handler may run after each
+                any(hand.ending or keeping)  # one call: a signal handler may run after each
                 self._warn_of(hand, owner)
-            limit = limit - end if hand.lists else 0
+            limit = limit - count if count else 0
 
     def _chunk(self, hand: _Hand, limit: int) -> None:
         """The values of up to `limit` elements, taken into a batch; the scratch is free again."""
         limit = min(limit, DRAIN_CHUNK)
-        for each in list(self._draining):
-            if each() is None:
-                self._draining.discard(each)
-        self._draining.add(weakref.ref(hand))
         self._begin(hand, limit)
         batch = hand.batch
         self._collect(batch, limit)
@@ -171,7 +168,15 @@ class Bulk:
         lib.batch_absorb(batch.struct)
         values = self._decoded(self._chunks(batch))
         hand.lists = [values[at : at + PART] for at in range(0, len(values), PART)]
-        hand.parts = list(parts_of(hand.lists, batch.struct))
+        hand.values = [iter(each) for each in hand.lists]
+        for each in list(self._draining):
+            if each() is None:
+                self._draining.discard(each)
+        hand.ending = ending_of(hand.lists, hand.values, batch.struct)
+        batch.struct.owner = 0  # from here on the batch is the generator's, in whatever thread that goes on
+        # A trace function that raises as a generator yields ends it without its `finally`: then the ending takes place
+        # when the hand goes. (next() runs all of it, as none of its steps answers anything.)
+        self._draining.add(weakref.ref(hand, partial(next, filter(None, hand.ending))))
 
     def _warn_of(self, hand: _Hand, owner: object) -> None:
         """Once the map is closed, nobody comes for the elements that are left in a batch: that is worth a warning."""
@@ -294,15 +299,17 @@ class Bulk:
         for each in self._batches[:]:
             if each.capacity >= capacity and each.struct.state == FREE:
                 hand.batch, hand.struct = each, each.struct
-                if lib.batch_begin(each.struct):
+                hand.begun = lib.batch_begin(each.struct), hand.begun
+                if hand.begun[0]:
                     return
         made = Batch(self._map, max(capacity, self._few), self._few)
         hand.batch, hand.struct = made, made.struct
-        lib.batch_begin(made.struct)
+        hand.begun = lib.batch_begin(made.struct), hand.begun
         self._batches.append(made)
         # Large ones that are free were too small: they are forgotten, by who has begun them.
         for each in self._batches[:]:
-            if each.capacity > self._few and lib.batch_begin(each.struct):
+            hand.begun = each.capacity > self._few and lib.batch_begin(each.struct), hand.begun
+            if hand.begun[0]:
                 each.lender = None
                 self._batches.remove(each)
 
@@ -344,7 +351,7 @@ class Bulk:
         """The values of a small batch, or how many were copied to `view`."""
         if view is not None:
             view[: count * self._size] = batch.data[: count * self._size]
-            return count
+            return +count  # an int, though the Python door's answer is more than that
         codec, values = self._codec, []
         raw = type(codec) is RawBytes
         for element in batch.elements[:count]:
@@ -479,7 +486,6 @@ class Bulk:
                     values.clear()
                 hand.lists.clear()
         self.status = _NOTHING_YET
-        self._map.held = 0
         self._batches = [Batch(self._map, self._few, self._few)]
         self.spares[:] = self._batches
         self._forget_kernel()

@@ -1,44 +1,32 @@
 """Drain: what drain() returns, an iterator over the values of one part after the other."""
 
 from collections.abc import Generator, Iterator
-from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from itertools import chain, repeat
+from operator import setitem
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from rawbpf.abi.door import lib
+from rawbpf.abi.door import batch_holding
 
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData
 
 T = TypeVar("T")
 
-# Values in a part. Python has the integers up to 256 at hand: it needs no memory to say how many of a part are left.
+# Elements that drain() takes at once, in parts of at most so many values. Python has the integers up to 256 at hand: it
+# needs no memory to say how many of a part are left. A struct batch has room for these numbers of four parts.
+DRAIN_CHUNK = 1024
 PART = 256
 
 
-class Part(NamedTuple):
-    """Some of a drain's values: the parts before it and itself have `end` values, and `values` yields its own.
+def ending_of(lists: list[list[Any]], values: list[Iterator[Any]], struct: "CData") -> Iterator[object]:
+    """What is to be done when a drain ends: any() of it holds what was not handed over.
 
-    If the drain ends here, any(ending) holds what was not handed over. That is one call, so no signal handler runs
-    between its steps.
+    Its values are those of a batch, in lists of at most PART, and are handed over by an iterator for each list. To end
+    it is one call, which needs no memory: so no signal handler runs between its steps.
     """
-
-    end: int
-    values: Iterator[Any]
-    ending: Iterator[object]
-
-
-def parts_of(lists: list[list[Any]], struct: "CData") -> Iterator[Part]:
-    """The parts of a drain: the values of a struct batch, in lists of at most PART."""
-    for values, end in zip(lists, accumulate(map(len, lists)), strict=True):
-        iterator: Any = iter(values)
-        # This sets struct.begun to `end` and struct.last to how many values the iterator has left. All iterators are
-        # made here, so that the ending needs no memory.
-        numbers = chain(iter((end,)), iter(iterator.__length_hint__, None))
-        setting = map(setattr, (struct, struct), ("begun", "last"), numbers)
-        # batch_hold(), not batch_keep(), as another thread may go on from here. The lists are emptied because Drain has
-        # an iterator over one of them still, and must not hand over what is held.
-        ending = chain(setting, map(lib.batch_hold, (struct,)), map(list.clear, lists))
-        yield Part(end, iterator, ending)
+    left = chain(map(next, [iter(each.__length_hint__, None) for each in values]), repeat(0))  # type: ignore[attr-defined]
+    # The lists are emptied because Drain has an iterator over one of them still, and must not hand over what is held.
+    return chain(map(setitem, repeat(struct.rest), range(4), left), map(list.clear, lists), batch_holding(struct))
 
 
 class Drain(chain[T]):

@@ -19,7 +19,6 @@ import pytest
 
 import rawbpf
 from rawbpf import Queue
-from rawbpf.abi import door
 from rawbpf.maps.bulk import Bulk
 from rawbpf.maps.queue_stack import QueueOrStack
 from tests.conftest import needs_3_11
@@ -93,10 +92,6 @@ def take_held(m: Any, taken: Taken) -> None:
     taken.answers[taken.count] = m.take_held()
     taken.count += 1
 
-
-not_in_python = pytest.mark.skipif(
-    door.FFI_MODE == "abi", reason="by design: within the Python door such an exception may leave a batch in use"
-)
 
 CALLS = [pop, within, one, few, many, into, drain, take_held]
 
@@ -198,7 +193,6 @@ def test_handlers_stand_early(function):
     assert max(entry.end for entry in handlers) <= 2 * 256
 
 
-@not_in_python
 @pytest.mark.parametrize("forever", [False, True], ids=["one", "all from there on"])
 @pytest.mark.parametrize("held", [False, True], ids=["nothing held", "held"])
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
@@ -248,18 +242,17 @@ ANSWERS = {"pop": 1, "within": 1, "one": 1, "few": 5, "many": 40, "into": 40, "d
 
 
 @needs_3_11
-@not_in_python
 @pytest.mark.parametrize(
     ("install", "opcodes"),
     [(sys.settrace, False), (sys.settrace, True), (sys.setprofile, False)],
     ids=["lines", "opcodes", "profile"],
 )
 @pytest.mark.parametrize("held", [False, True], ids=["nothing held", "held"])
-@pytest.mark.parametrize("call", [call for call in CALLS if call is not drain], ids=lambda call: call.__name__)
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_every_trace_event_raises(m, call, held, install, opcodes):
     """A trace or profile function that raises loses nothing and locks nothing; only on the way back to the caller,
-    once the elements are handed over, what the call was returning. (Not drain(): one that raises as a generator yields
-    ends it without its finally, so that nobody lets go of its batch.)"""
+    once the elements are handed over, what the call was returning. (As a drain() yields, such a function ends the
+    generator without its finally.)"""
     number = interrupted = lost = 0
     while True:
         taken = fill(m, held)
