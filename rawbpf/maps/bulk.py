@@ -173,7 +173,7 @@ class Bulk:
             if each() is None:
                 self._draining.discard(each)
         hand.ending = ending_of(hand.lists, hand.values, batch.struct)
-        batch.struct.owner = 0  # from here on the batch is the generator's, in whatever thread that goes on
+        batch.struct.owner = 0  # it is no thread's now: batch_keep() in a call that fails meanwhile leaves it alone
         # A trace function that raises as a generator yields ends it without its `finally`: then the ending takes place
         # when the hand goes. (next() runs all of it, as none of its steps answers anything.)
         self._draining.add(weakref.ref(hand, partial(next, filter(None, hand.ending))))

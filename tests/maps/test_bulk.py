@@ -782,7 +782,6 @@ def test_signals_lose_no_element(kind, how, on_kernel_side, monkeypatch):
     assert b"".join(seen) == b"".join(expected)
 
 
-@pytest.mark.skipif(door.FFI_MODE == "abi", reason="by design: the end of a drain is Python code in the Python door")
 @pytest.mark.usefixtures("unraisable_ignored")
 @needs_3_11
 def test_signals_while_a_drain_is_left(kind):
