@@ -612,8 +612,10 @@ int bpf_answer(int result);
  * sees the return value learns from it what to close. */
 int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made);
 
-/* A map's descriptor, and how many calls are under way with it or with another
- * descriptor that is closed together with it. The kernel writes as many bytes as
+/* A map's descriptor, and the calls with it or with another descriptor that is
+ * closed together with it: how many are under way, in the lowest 16 bits, and
+ * above those how many there have been, for one addition costs half of two. The
+ * kernel writes as many bytes as
  * the descriptor's map has in a value. If one thread closed it while another's
  * call has not reached the kernel yet, its number might by then be a map of
  * larger values: so map_retire() comes before close(). It makes further calls
@@ -622,10 +624,9 @@ int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made);
  * anything, also close the map. */
 struct map {
     int32_t  fd;
-    int32_t  calls;
     uint32_t value_size;
+    uint64_t calls;
     uint32_t held;                          /* batches that are HELD */
-    uint64_t taken;                         /* elements taken so far */
 };
 
 void map_retire(struct map *map);
@@ -657,7 +658,7 @@ int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags);
  *              first in the next call.
  *
  * The elements `first` to `count` - 1 of `data` are those that are left; element
- * 0 was the map's `number`th. Behind them come those of the scratch, if the
+ * 0 was taken by the call `number`. Behind them come those of the scratch, if the
  * batch has borrowed it. */
 enum { BATCH_FREE, BATCH_TAKEN, BATCH_HELD };
 

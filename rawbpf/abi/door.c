@@ -118,19 +118,23 @@ int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made)
     return *made = above_stderr(bpf(cmd, attr, size));
 }
 
+/* In map.calls. */
+#define UNDER_WAY 0xffff
+#define BEGUN     0x10000
+
 void map_retire(struct map *map)
 {
     __atomic_store_n(&map->fd, -1, __ATOMIC_SEQ_CST);
-    while (__atomic_load_n(&map->calls, __ATOMIC_SEQ_CST))
+    while (__atomic_load_n(&map->calls, __ATOMIC_SEQ_CST) & UNDER_WAY)
         usleep(50);
 }
 
 /* A call with a descriptor of the map's own, counted. It is counted before the
  * descriptor is read, as map_retire() does it the other way round: one of the
- * two sees the other. */
-static inline int begin_call(struct map *map, int counted)
+ * two sees the other. Each call gets a number, in *number. */
+static inline int begin_call(struct map *map, int counted, uint64_t *number)
 {
-    __atomic_fetch_add(&map->calls, counted, __ATOMIC_SEQ_CST);
+    *number = __atomic_fetch_add(&map->calls, BEGUN + counted, __ATOMIC_SEQ_CST) / BEGUN;
     return __atomic_load_n(&map->fd, __ATOMIC_SEQ_CST);
 }
 
@@ -141,7 +145,8 @@ static inline void end_call(struct map *map, int counted)
 
 int map_dup(struct map *map, int32_t *made)
 {
-    int fd = begin_call(map, 1);
+    uint64_t number;
+    int fd = begin_call(map, 1, &number);
     int result = MAP_CLOSED;
 
     if (fd >= 0) {
@@ -156,20 +161,21 @@ int map_dup(struct map *map, int32_t *made)
 
 int map_bpf(struct map *map, int cmd, void *attr, uint32_t size)
 {
+    uint64_t number;
     int counted = !bpf_hooked;
     int result = MAP_CLOSED;
 
-    if (begin_call(map, counted) >= 0)
+    if (begin_call(map, counted, &number) >= 0)
         result = counted ? enter_kernel(cmd, attr, size) : bpf(cmd, attr, size);
     end_call(map, counted);
     return result;
 }
 
 /* The same for a command that names the map in its attr, at `map_fd`. */
-static int counted_bpf(struct map *map, int cmd, void *attr, uint32_t size, uint32_t *map_fd)
+static inline int counted_bpf(struct map *map, int cmd, void *attr, uint32_t size, uint32_t *map_fd, uint64_t *number)
 {
     int counted = !bpf_hooked;
-    int fd = begin_call(map, counted);
+    int fd = begin_call(map, counted, number);
     int tries = BUSY_TRIES;
     int result = MAP_CLOSED;
 
@@ -182,7 +188,7 @@ static int counted_bpf(struct map *map, int cmd, void *attr, uint32_t size, uint
     return result;
 }
 
-static int element_command(int cmd, struct map *map, void *key, void *value, uint64_t flags)
+static inline int element_command(int cmd, struct map *map, void *key, void *value, uint64_t flags, uint64_t *number)
 {
     struct {
         uint32_t map_fd;
@@ -190,17 +196,21 @@ static int element_command(int cmd, struct map *map, void *key, void *value, uin
         uint64_t key, value, flags;
     } attr = {0, 0, (uintptr_t)key, (uintptr_t)value, flags};
 
-    return counted_bpf(map, cmd, &attr, sizeof(attr), &attr.map_fd);
+    return counted_bpf(map, cmd, &attr, sizeof(attr), &attr.map_fd, number);
 }
 
 int map_update_elem(struct map *map, void *value, uint64_t flags)
 {
-    return element_command(2 /* BPF_MAP_UPDATE_ELEM */, map, NULL, value, flags);
+    uint64_t number;
+
+    return element_command(2 /* BPF_MAP_UPDATE_ELEM */, map, NULL, value, flags, &number);
 }
 
 int map_lookup_elem(struct map *map, void *value)
 {
-    return element_command(1 /* BPF_MAP_LOOKUP_ELEM */, map, NULL, value, 0);
+    uint64_t number;
+
+    return element_command(1 /* BPF_MAP_LOOKUP_ELEM */, map, NULL, value, 0, &number);
 }
 
 static int64_t pushed_and_why(uint32_t pushed, int why)
@@ -246,24 +256,18 @@ int batch_begin(struct batch *batch)
     return 1;
 }
 
-/* Counts `count` elements more, which are in their place behind the others. */
-static void add(struct batch *batch, uint32_t count)
-{
-    uint64_t number = __atomic_fetch_add(&batch->map->taken, count, __ATOMIC_SEQ_CST);
-
-    if (batch->count == 0)
-        batch->number = number;
-    batch->count += count;
-}
-
 static int pop_one(struct batch *batch)
 {
     struct map *map = batch->map;
     char *value = batch->data + (size_t)batch->count * map->value_size;
-    int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, map, NULL, value, 0);
+    uint64_t number;
+    int result = element_command(21 /* BPF_MAP_LOOKUP_AND_DELETE_ELEM */, map, NULL, value, 0, &number);
 
-    if (result == 0 || (result == HOOK_RAISED && last_answer == 0))
-        add(batch, 1);
+    if (result == 0 || (result == HOOK_RAISED && last_answer == 0)) {
+        if (batch->count == 0)
+            batch->number = number;
+        batch->count++;
+    }
     return result;
 }
 
@@ -445,7 +449,8 @@ int batch_pop_many(struct batch *batch, struct scratch *scratch, uint32_t want)
         scratch->borrower = batch;
         batch->scratch = scratch;
         result = run(scratch, scratch->pop_attr, want);
-        add(popped, moved(scratch, SCRATCH_POPPED, want));
+        popped->count = moved(scratch, SCRATCH_POPPED, want);
+        popped->number = __atomic_fetch_add(&popped->map->calls, (uint64_t)popped->count * BEGUN, __ATOMIC_SEQ_CST) / BEGUN;
         if (batch->count == 0)
             batch->number = popped->number;
     }
@@ -482,12 +487,16 @@ static int noted(int result, int32_t *answer)
 
 int map_element(struct map *map, int cmd, void *key, void *value, uint64_t flags, int32_t *answer)
 {
-    return noted(element_command(cmd, map, key, value, flags), answer);
+    uint64_t number;
+
+    return noted(element_command(cmd, map, key, value, flags, &number), answer);
 }
 
 int map_batch(struct map *map, int cmd, struct bpf_attr_batch *batch, int32_t *answer)
 {
-    return noted(counted_bpf(map, cmd, batch, sizeof(*batch), &batch->map_fd), answer);
+    uint64_t number;
+
+    return noted(counted_bpf(map, cmd, batch, sizeof(*batch), &batch->map_fd, &number), answer);
 }
 
 /* Ring buffers. Source: kernel/bpf/ringbuf.c. */
