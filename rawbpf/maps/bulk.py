@@ -112,11 +112,11 @@ class Bulk:
         # The hands of the drains that are under way. No WeakSet: that runs Python code when a hand goes, and CPython
         # drops what a signal handler raises there.
         self._draining: set[weakref.ref[_Hand]] = set()
-        # All batches there are, so that none is forgotten; and one that is never begun.
+        # All batches there are, so that none is forgotten; and one that is never begun. Those with room for self._few
+        # are for pop() and its like: a call takes the spare one, and leaves its own as the spare one.
         self._batches = [Batch(m, self._few, self._few)]
         self._nothing = Batch(m, 1, 1)
-        # Those for pop(): each call takes one off and puts it back, so that threads don't wait for each other.
-        self.spares = self._batches[:]
+        self.spare: Batch | None = self._batches[0]
 
     # Taking
     #
@@ -173,7 +173,6 @@ class Bulk:
             if each() is None:
                 self._draining.discard(each)
         hand.ending = ending_of(hand.lists, hand.values, batch.struct)
-        batch.struct.owner = 0  # it is no thread's now: batch_keep() in a call that fails meanwhile leaves it alone
         # A trace function that raises as a generator yields ends it without its `finally`: then the ending takes place
         # when the hand goes. (next() runs all of it, as none of its steps answers anything.)
         self._draining.add(weakref.ref(hand, partial(next, filter(None, hand.ending))))
@@ -208,16 +207,15 @@ class Bulk:
     def _take_few(self, limit: int, view: memoryview | None) -> Any:
         """Takes up to `limit` elements, at most what a batch of pop() has room for. Returns their values, or how many
         were copied to `view`; None if something is held, which comes first."""
-        try:
-            batch = self.spares.pop()
-        except IndexError:
+        batch, self.spare = self.spare, None
+        if batch is None:
             batch = self.another()
         struct = batch.struct
         try:
             taken = lib.map_pop(struct, limit)
             if taken >= 0:
                 result = self._handed(batch, taken, view)
-                self.spares.append(batch)
+                self.spare = batch
                 batch.memory[0] = FREE  # now the caller has them
                 return result
         except BaseException:
@@ -231,7 +229,7 @@ class Bulk:
     def _took_nothing(self, batch: Batch, result: int) -> None:
         if result == HOOK_RAISED:
             raise_hook_failure(result)
-        self.spares.append(batch)
+        self.spare = batch
         if result != -errno.ENOENT:
             raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
 
@@ -297,12 +295,12 @@ class Bulk:
         """Puts a batch with room for at least so many elements into the hand, and begins it there: whatever comes in
         between, batch_keep() finds it."""
         for each in self._batches[:]:
-            if each.capacity >= capacity and each.struct.state == FREE:
+            if each.capacity >= capacity and each.capacity > self._few and each.struct.state == FREE:
                 hand.batch, hand.struct = each, each.struct
                 hand.begun = lib.batch_begin(each.struct), hand.begun
                 if hand.begun[0]:
                     return
-        made = Batch(self._map, max(capacity, self._few), self._few)
+        made = Batch(self._map, max(capacity, self._few + 1), self._few)
         hand.batch, hand.struct = made, made.struct
         hand.begun = lib.batch_begin(made.struct), hand.begun
         self._batches.append(made)
@@ -314,9 +312,9 @@ class Bulk:
                 self._batches.remove(each)
 
     def another(self) -> Batch:
-        """A batch for pop(), where other calls have all that are in `spares`."""
+        """A batch for pop(), where another call has the spare one."""
         for each in self._batches[:]:
-            if each.capacity == self._few and each.struct.state == FREE and each not in self.spares:
+            if each.capacity == self._few and each.struct.state == FREE and each is not self.spare:
                 return each
         made = Batch(self._map, self._few, self._few)
         self._batches.append(made)
@@ -487,7 +485,7 @@ class Bulk:
                 hand.lists.clear()
         self.status = _NOTHING_YET
         self._batches = [Batch(self._map, self._few, self._few)]
-        self.spares[:] = self._batches
+        self.spare = self._batches[0]
         self._forget_kernel()
 
 

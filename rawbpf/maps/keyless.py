@@ -148,7 +148,6 @@ class KeylessMap(Map, Generic[T]):
         self._raw_size = info.value_size if type(codec) is RawBytes else None
         self._map = new_map(fd, info.value_size)
         self._bulk = Bulk(self._map, codec, info)
-        self._spares, self._another_batch = self._bulk.spares, self._bulk.another
         super()._adopt(fd, info)
 
     # What it is, and what it holds

@@ -151,11 +151,10 @@ class QueueOrStack(KeylessMap[T]):
         if timeout is not None:
             return self._pop_within(timeout, default)
         # Short, for the reason that bulk.py gives.
-        spares = self._spares
-        try:
-            batch = spares.pop()
-        except IndexError:
-            batch = self._another_batch()
+        bulk = self._bulk
+        batch, bulk.spare = bulk.spare, None
+        if batch is None:
+            batch = bulk.another()
         struct = batch.struct
         try:
             result = _pop(struct)
@@ -163,7 +162,7 @@ class QueueOrStack(KeylessMap[T]):
                 value: Any = batch.first.tobytes()
                 if self._raw_size is None:
                     value = self._decode(value)
-                spares.append(batch)
+                bulk.spare = batch
                 batch.memory[0] = FREE  # now the caller has it
                 return value
         except BaseException:
@@ -182,7 +181,7 @@ class QueueOrStack(KeylessMap[T]):
                 return values[0]
             result = -errno.ENOENT
         else:
-            self._spares.append(batch)
+            self._bulk.spare = batch
         if result == -errno.ENOENT and default is not _RAISE:
             return default
         raise self._failure(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
