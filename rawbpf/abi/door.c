@@ -234,11 +234,15 @@ int64_t map_push(struct map *map, void *values, uint32_t count, uint64_t flags)
 
 /* Batches */
 
+/* The state of a batch that was claimed, while `owner` still names the thread before. */
+enum { CLAIMED = 3 };
+
 static int claim(struct batch *batch, uint8_t state)
 {
-    if (!__atomic_compare_exchange_n(&batch->state, &state, BATCH_TAKEN, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (!__atomic_compare_exchange_n(&batch->state, &state, CLAIMED, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return 0;
     batch->owner = (uintptr_t)pthread_self();
+    __atomic_store_n(&batch->state, BATCH_TAKEN, __ATOMIC_RELEASE);
     return 1;
 }
 

@@ -162,7 +162,8 @@ class Bulk:
         limit = min(limit, DRAIN_CHUNK)
         self._begin(hand, limit)
         batch = hand.batch
-        self._collect(batch, limit)
+        if self._map.held:
+            self._collect(batch, limit)
         while self._more(batch, limit):
             lib.batch_absorb(batch.struct)
         lib.batch_absorb(batch.struct)
@@ -258,7 +259,8 @@ class Bulk:
         want = limit - left
         if want <= 0:
             return False
-        # The first one singly in any case: a program could pop where this descriptor may not, or the map is frozen.
+        # The first one singly in any case: a program could pop where this descriptor may not, or from a map that somebody
+        # has frozen meanwhile.
         kernel = (self._in_kernel or self._made()) if left and want >= BREAK_EVEN else None
         if kernel is not None:
             more = self._run(kernel, batch, min(want, kernel.capacity))
@@ -379,7 +381,7 @@ class Bulk:
         size, total = self._size, len(data) // self._size
         if total < BREAK_EVEN:
             return self._push_singly(data, 0, total, flags)
-        # The first one singly in any case: a program could push where this descriptor may not.
+        # The first one singly in any case, as above.
         pushed = self._push_singly(data, 0, 1, flags)
         if pushed < 1:
             return pushed
