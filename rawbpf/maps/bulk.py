@@ -259,8 +259,8 @@ class Bulk:
         want = limit - left
         if want <= 0:
             return False
-        # The first one singly in any case: a program could pop where this descriptor may not, or from a map that somebody
-        # has frozen meanwhile.
+        # The first one singly in any case: a program could pop where this descriptor may not, or from a map that
+        # somebody has frozen meanwhile.
         kernel = (self._in_kernel or self._made()) if left and want >= BREAK_EVEN else None
         if kernel is not None:
             more = self._run(kernel, batch, min(want, kernel.capacity))
