@@ -241,7 +241,7 @@ static int claim(struct batch *batch, uint8_t state)
 {
     if (!__atomic_compare_exchange_n(&batch->state, &state, CLAIMED, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return 0;
-    batch->owner = (uintptr_t)pthread_self();
+    __atomic_store_n(&batch->owner, (uintptr_t)pthread_self(), __ATOMIC_RELAXED);
     __atomic_store_n(&batch->state, BATCH_TAKEN, __ATOMIC_RELEASE);
     return 1;
 }
@@ -251,12 +251,19 @@ static inline void set_state(struct batch *batch, uint8_t state)
     __atomic_store_n(&batch->state, state, __ATOMIC_SEQ_CST);
 }
 
+/* Other threads ask who has borrowed a scratch: is_lent(). Whoever gives one
+ * back has read what was in it. */
+static inline void set_scratch(struct batch *batch, struct scratch *scratch)
+{
+    __atomic_store_n(&batch->scratch, scratch, __ATOMIC_RELEASE);
+}
+
 int batch_begin(struct batch *batch)
 {
     if (!claim(batch, BATCH_FREE))
         return 0;
     batch->first = batch->count = 0;
-    batch->scratch = NULL;
+    set_scratch(batch, NULL);
     return 1;
 }
 
@@ -309,7 +316,7 @@ static int is_taken(struct batch *batch)
 
 static int is_mine(struct batch *batch)
 {
-    return is_taken(batch) && batch->owner == (uintptr_t)pthread_self();
+    return is_taken(batch) && __atomic_load_n(&batch->owner, __ATOMIC_RELAXED) == (uintptr_t)pthread_self();
 }
 
 static void hold(struct batch *batch, uint32_t handed)
@@ -408,7 +415,7 @@ void batch_absorb(struct batch *batch)
         return;
     move(batch, behind, UINT32_MAX);
     if (left(behind) == 0)
-        batch->scratch = NULL;
+        set_scratch(batch, NULL);
 }
 
 /* The scratch belongs to the batch that borrowed it last, until that is FREE. */
@@ -416,7 +423,7 @@ static int is_lent(struct scratch *scratch)
 {
     struct batch *borrower = scratch->borrower;
 
-    return borrower && borrower->scratch == scratch &&
+    return borrower && __atomic_load_n(&borrower->scratch, __ATOMIC_ACQUIRE) == scratch &&
            __atomic_load_n(&borrower->state, __ATOMIC_SEQ_CST) != BATCH_FREE;
 }
 
@@ -451,7 +458,7 @@ int batch_pop_many(struct batch *batch, struct scratch *scratch, uint32_t want)
     if (!is_lent(scratch) || (scratch->borrower == batch && left(popped) == 0)) {
         popped->first = popped->count = 0;
         scratch->borrower = batch;
-        batch->scratch = scratch;
+        set_scratch(batch, scratch);
         result = run(scratch, scratch->pop_attr, want);
         popped->count = moved(scratch, SCRATCH_POPPED, want);
         popped->number = __atomic_fetch_add(&popped->map->calls, (uint64_t)popped->count * BEGUN, __ATOMIC_SEQ_CST) / BEGUN;
