@@ -1,4 +1,4 @@
-"""door.c in several threads under ThreadSanitizer, without Python, whose lock would order what the door has to order."""
+"""door.c in several threads under ThreadSanitizer, without Python: its lock would order what the door has to order."""
 
 import shutil
 import subprocess
