@@ -66,10 +66,14 @@ def main() -> int:
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more for pytest: --pytest='-k maps'")
     options = parser.parse_args()
     variant = VARIANTS[options.variant]
-    prefix = built(options.variant)
+    kept = built(options.variant)
     with tempfile.TemporaryDirectory(prefix="rawbpf-cpython-") as folder:
         scratch = Path(folder)
         scratch.chmod(0o755)  # some tests run as another user
+        # The cache is in a home, which is closed to them.
+        prefix = shutil.copytree(
+            kept, scratch / "cpython", symlinks=True, ignore=shutil.ignore_patterns("test", "__pycache__")
+        )
         python = installed(prefix, variant, scratch)
         environment = {**os.environ, **variant.environment, "RAWBPF_FFI": "api", "PYTEST_ADDOPTS": options.pytest}
         environment["PATH"] = f"{python.parent}:{os.environ['PATH']}"

@@ -168,6 +168,10 @@ def test_a_worker_that_outlives_its_producers(bpf_folder, tmp_path):
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
 
+    def empty() -> bool:
+        assert worker.poll() is None
+        return producer.qsize() == 0
+
     worker, stopped, number = start(), 0, 0
     try:
         for restart in range(restarts):
@@ -182,11 +186,11 @@ def test_a_worker_that_outlives_its_producers(bpf_folder, tmp_path):
                     assert worker.wait() == 0
                     stopped += 1
                     worker = start()
-                    until(lambda: producer.qsize() == 0)
+                    until(empty)
                 # A map that nobody has open goes with its pin: so the producer ends once the worker has come.
                 producer.push(number)
                 number += 1
-                until(lambda: producer.qsize() == 0)
+                until(empty)
                 producer.push_many(range(number, number + 20))
                 number += 20
         until(lambda: len((tmp_path / "output").read_text().split()) >= number)
