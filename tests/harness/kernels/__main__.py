@@ -38,7 +38,7 @@ RUNS = ("root", "user")
 # A guest is some twenty times slower than the machine itself. So each test runs once there, as the user it is for, and
 # those are left out that say the same on every kernel. --all leaves out nothing.
 MARKS = {"root_marks": "not alike and (creates or admin)", "user_marks": "not alike and not creates and not admin"}
-CONSOLE_LINES = 30
+CONSOLE_LINES = 80
 # A guest prints a line for each test, the longest of which takes half a minute: one this many seconds silent hangs.
 HANGS = 240
 NOT_HAD = 3
