@@ -4,8 +4,8 @@ what libbpf loads here, rawbpf loads, and the kernel has the same instructions a
 `python -m tests.objects.side_by_side FILE...` does the same with any files.
 """
 
-import re
 import os
+import re
 import shutil
 import struct
 import subprocess
