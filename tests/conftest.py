@@ -59,6 +59,9 @@ SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
 needs_3_11 = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="by design: CPython 3.10 may interrupt between return and caller"
 )
+GLIBC = platform.libc_ver()[0] == "glibc"
+NOT_GLIBC = "probes are set in libc.so.6, which this process has not"
+needs_glibc = pytest.mark.skipif(not GLIBC, reason=NOT_GLIBC)
 
 
 def examples(number: int) -> int:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import rawbpf
 from tests.conftest import SECONDS
 
-ABI = Path(__file__).parents[2] / "rawbpf" / "abi"
+ABI = Path(rawbpf.__file__).with_name("abi")
 FLAGS = ("-O1", "-g", "-Wall", "-Wno-tsan", "-fsanitize=thread", f"-I{ABI}")
 
 

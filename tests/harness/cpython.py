@@ -80,8 +80,10 @@ def main() -> int:
         code = "import sys, rawbpf.abi._native as n; print(sys.version, sys.platform, n.__file__)"
         where = subprocess.run([python, "-c", code], cwd=scratch, env=environment, check=True, capture_output=True)
         print(f"== {where.stdout.decode().strip()}", flush=True)
-        for name in ("tests", "pyproject.toml", "README.md"):
-            (shutil.copytree if Path(name).is_dir() else shutil.copy)(name, scratch / name)
+        # Those in meta are about the source tree.
+        shutil.copytree("tests", scratch / "tests", ignore=shutil.ignore_patterns("meta"))
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(name, scratch)
         return subprocess.run([python, "-m", "pytest", "-q"], cwd=scratch, env=environment).returncode
 
 

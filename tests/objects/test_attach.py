@@ -13,7 +13,7 @@ from rawbpf.btf.reader import Kind
 from rawbpf.objects.declarations import read
 from rawbpf.objects.object_file import ObjectFile
 from rawbpf.programs.program import FuncInfo, Program
-from tests.conftest import descriptors, skip_other_kernels
+from tests.conftest import descriptors, needs_glibc, skip_other_kernels
 
 pytestmark = [pytest.mark.admin, pytest.mark.real_kernel(reason="programs run in the kernel alone")]
 
@@ -37,6 +37,7 @@ def numbers(file: ObjectFile, act: Callable[[], object] = libc.getppid) -> set[i
     return set(file.maps["ran"].pop_many(64))
 
 
+@needs_glibc
 def test_they_run_until_close(load):
     """Programs of all kinds run from attach() on, and end with the file's close()."""
     with load("raw_tracepoint", "tracepoint", "user_function") as file:
@@ -48,6 +49,7 @@ def test_they_run_until_close(load):
     assert all(link.closed for link in attached.values())
 
 
+@needs_glibc
 @pytest.mark.linux("5.14")  # programs of type SYSCALL
 def test_what_became_of_each(load):
     """Programs that have to be told their target, or that are not attached at all, are named with the reason."""
@@ -71,6 +73,7 @@ def test_what_became_of_each(load):
             assert numbers(file) >= {7}
 
 
+@needs_glibc
 def test_told_where(load):
     """Targets can be given to attach(): of programs that wait for one, and in place of what a section says."""
     with load("somewhere", "user_function", "raw_tracepoint") as file:
@@ -93,6 +96,7 @@ def test_all_or_none(load):
         assert numbers(file) == set()
 
 
+@needs_glibc
 def test_many_functions(load):
     """A pattern in a section's name stands for all functions that match."""
     skip_other_kernels("6.6")

@@ -31,7 +31,16 @@ from rawbpf.programs.asm import R0, R1, R6, R10, Helper, call, exit_, load, mov,
 from rawbpf.programs.program import Program
 from rawbpf.programs.targets import Kprobe, KprobeMulti, Ksyscall, PerfEvent, Uprobe, UprobeMulti, parse
 from rawbpf.syscall.proc import kernel_version
-from tests.conftest import descriptors, examples, needs_3_11, rounds, skip_other_kernels
+from tests.conftest import (
+    GLIBC,
+    NOT_GLIBC,
+    descriptors,
+    examples,
+    needs_3_11,
+    needs_glibc,
+    rounds,
+    skip_other_kernels,
+)
 from tests.programs.attaching import OUT, execute, failure_of, libc, only_here, pushes, pushing, ran, reading_its_cookie
 
 pytestmark = [pytest.mark.creates, pytest.mark.admin, pytest.mark.real_kernel(reason="programs")]
@@ -97,6 +106,8 @@ PLACES = {
 
 def skip_without(where: Where) -> None:
     skip_other_kernels(where.since)
+    if "libc" in str(where.target) and not GLIBC:
+        pytest.skip(NOT_GLIBC)
     if where.needs and not (DEVICES / "kprobe").exists():
         pytest.skip("by design: this kernel was built without kprobes")
     if where.needs == "fprobe" and " register_fprobe" not in Path("/proc/kallsyms").read_text():
@@ -187,6 +198,7 @@ def test_a_perf_event_without_a_link(where, q, monkeypatch):
 
 @known_registers
 @pytest.mark.linux("5.8")
+@needs_glibc
 @pytest.mark.parametrize(("kind", "place"), [("uprobe", ARGUMENT), ("uretprobe", RESULT)])
 def test_events_arrive_in_order(kind, place):
     """Each call's argument, and each call's result, is in the queue, in the order of the calls."""
@@ -213,6 +225,7 @@ def test_the_fields_of_a_tracepoint():
 # Uprobes
 
 
+@needs_glibc
 @pytest.mark.linux("5.8")
 def test_one_process(q):
     """With a pid the program runs for that process alone, without for all."""
@@ -246,6 +259,7 @@ def comes(q: Queue) -> bool:
     return any(q.pop(default=None) is not None or time.sleep(0.01) for _ in range(1000))
 
 
+@needs_glibc
 @pytest.mark.linux("6.6")
 def test_many_of_one_process(q):
     """uprobe.multi with a pid runs for that process alone."""
@@ -256,6 +270,7 @@ def test_many_of_one_process(q):
             assert not ran(q, libc.getppid)
 
 
+@needs_glibc
 @pytest.mark.linux("6.6")
 def test_many_functions_with_cookies_of_their_own(q):
     """Each function of a uprobe.multi has its cookie; it is found by its name or by its offset in the file."""

@@ -193,7 +193,7 @@ def test_a_link_to_a_pin(kind, bpf_folder, tmp_path):
         with pytest.raises(NotFound) as caught:
             kind.open(tmp_path / "gone")
         assert caught.value.errno == errno.ENOENT
-        with pytest.raises(OSError, match="symbolic links") as caught:
+        with pytest.raises(OSError, match=os.strerror(errno.ELOOP)) as caught:
             kind.open(tmp_path / "loop")
         assert caught.value.errno == errno.ELOOP
 
