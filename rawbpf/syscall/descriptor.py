@@ -30,6 +30,9 @@ class Descriptor:
 
     _fd = -1
 
+    # When the interpreter ends, modules lose what is in them: `os` may be None then.
+    _close_number = staticmethod(os.close)
+
     def fileno(self) -> int:
         """The descriptor. ValueError after close()."""
         if self._fd < 0:
@@ -40,7 +43,7 @@ class Descriptor:
         """Closes the descriptor; the kernel frees the object with the last that refers to it. May be repeated."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            self._close_number(fd)
 
     @property
     def closed(self) -> bool:
