@@ -235,7 +235,7 @@ class Map(Descriptor):
             try:
                 self._release()
             finally:
-                self._close_number(fd)
+                os.close(fd)
 
     def _own_descriptor(self, cmd: Cmd) -> AbstractContextManager[int]:
         """A copy of the descriptor for one call, see own_descriptor(). ValueError after close()."""

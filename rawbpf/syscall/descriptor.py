@@ -30,9 +30,6 @@ class Descriptor:
 
     _fd = -1
 
-    # When the interpreter ends, modules lose what is in them: `os` may be None then.
-    _close_number = staticmethod(os.close)
-
     def fileno(self) -> int:
         """The descriptor. ValueError after close()."""
         if self._fd < 0:
@@ -43,7 +40,7 @@ class Descriptor:
         """Closes the descriptor; the kernel frees the object with the last that refers to it. May be repeated."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            self._close_number(fd)
+            os.close(fd)
 
     @property
     def closed(self) -> bool:
