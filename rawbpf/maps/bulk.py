@@ -104,6 +104,7 @@ class Bulk:
     def __init__(self, m: "CData", codec: Codec[Any], info: syscall.MapInfo) -> None:
         self._map = m
         self._codec = codec
+        self._decoded = partial(decode_many, codec)
         self._info = info
         self._size = info.value_size
         self._closed = False
@@ -146,8 +147,7 @@ class Bulk:
         """The values of up to `limit` elements, an iterator for each part. (For Drain.)"""
         # `owner` is the map, which must not be collected, and so closed, before the generator is.
         while limit > 0:
-            hand = _Hand(self._nothing)
-            keeping = map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
+            hand, keeping = self._hand_and_keeping()
             try:
                 self._chunk(hand, limit)
                 count = hand.struct.count
@@ -156,6 +156,11 @@ class Bulk:
                 any(hand.ending or keeping)  # one call: a signal handler may run after each
                 self._warn_of(hand, owner)
             limit = limit - count if count else 0
+
+    def _hand_and_keeping(self) -> "tuple[_Hand, Iterator[object]]":
+        """A hand, and what is to be done if a drain ends before there are values: all of it is held."""
+        hand = _Hand(self._nothing)
+        return hand, map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
 
     def _chunk(self, hand: _Hand, limit: int) -> None:
         """The values of up to `limit` elements, taken into a batch; the scratch is free again."""
@@ -343,9 +348,6 @@ class Bulk:
             behind = batch.lender.scratch.batch
             chunks.append(batch.lender.data[behind.first * size : behind.count * size])
         return [chunk for chunk in chunks if len(chunk)]
-
-    def _decoded(self, chunks: list[memoryview]) -> list[Any]:
-        return decode_many(self._codec, chunks)
 
     def _handed(self, batch: Batch, count: int, view: memoryview | None) -> Any:
         """The values of a small batch, or how many were copied to `view`."""

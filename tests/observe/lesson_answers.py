@@ -3,7 +3,11 @@
 Each answer is the exercise's solution with one part replaced, or a program of its own.
 """
 
+import sys
 from typing import NamedTuple
+
+# The byte of value_size that makes it larger than any map's.
+HIGHEST = 11 if sys.byteorder == "little" else 8
 
 
 class Wrong(NamedTuple):
@@ -98,7 +102,7 @@ WRONG: dict[str, tuple[Wrong, ...]] = {
         Wrong("attr[4095] = 1", "attr[100] = 1", "The kernel does not know the last"),
         Wrong("attr[4095] = 0\n", "", "the byte of the first is still set"),
         Wrong("attr[4095] = 1", "attr += bytes(1000)", "longer than a page"),
-        Wrong("attr[4095] = 1", "attr[11] = 1", "That E2BIG is about value_size"),
+        Wrong("attr[4095] = 1", f"attr[{HIGHEST}] = 1", "That E2BIG is about value_size"),
         Wrong("attr[100] = 1", "", "Now the second"),
     ),
     "forgotten-sizes": (

@@ -367,8 +367,8 @@ def small_log(cmd: Cmd, lab: Lab) -> int:
 
 
 def small_btf_log(cmd: Cmd, lab: Lab) -> int:
-    records = struct.pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32)
-    data = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(records), len(records), 5) + records + b"\0int\0"
+    records = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)
+    data = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(records), len(records), 5) + records + b"\0int\0"
     log = {"btf_log_level": 2, "btf_log_size": LOG_SIZE, "btf_log_buf": lab.room(LOG_SIZE)}
     return answer(cmd, btf=lab.at(data), btf_size=len(data), **log)
 

@@ -66,8 +66,7 @@ run() {{
     shift 2
     echo "{banner}$name"
     export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis-$name
-    "$@" {python} -m pytest -v --tb=short --color=no -p no:cacheprovider -m "$marks" \\
-        -o faulthandler_timeout=120 -o faulthandler_exit_on_timeout=false \\
+    "$@" {python} -m pytest -v --tb=short --color=no -p no:cacheprovider -m "$marks" -o faulthandler_timeout=120 \\
         -o junit_suite_name=$name --junitxml=/tmp/$name.xml
     dmesg -n 1
     echo "{report}$name"
