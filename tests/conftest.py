@@ -273,12 +273,12 @@ def unraisable_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def memory_cgroup() -> Iterator[Path]:
-    """A memory cgroup with a limit of 16 MiB; either version of the hierarchy."""
+    """A memory cgroup with a limit of 32 MiB; either version of the hierarchy."""
     for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         folder = Path(root, f"rawbpf-test-{os.getpid()}")
         try:
             folder.mkdir()
-            (folder / limit).write_text("16M")
+            (folder / limit).write_text("32M")
         except OSError:
             continue
         yield folder
