@@ -613,15 +613,16 @@ int bpf_answer(int result);
 int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made);
 
 /* A map's descriptor, and the calls with it or with another descriptor that is
- * closed together with it: how many are under way, in the lowest 16 bits, and
- * above those how many there have been, for one addition costs half of two. The
- * kernel writes as many bytes as
- * the descriptor's map has in a value. If one thread closed it while another's
- * call has not reached the kernel yet, its number might by then be a map of
- * larger values: so map_retire() comes before close(). It makes further calls
- * MAP_CLOSED and waits for those under way, which takes microseconds: none of
- * them blocks. Calls that pass a hook are not counted, for a hook may do
- * anything, also close the map. */
+ * closed together with it. The lowest 16 bits of `calls` say how many are under
+ * way, the others how many there have been: that numbers what they take. Both
+ * are in one word, so that one locked addition changes both.
+ *
+ * The kernel writes as many bytes as the descriptor's map has in a value. If one
+ * thread closed it while another's call has not reached the kernel yet, its
+ * number might by then be a map of larger values: so map_retire() comes before
+ * close(). It makes further calls MAP_CLOSED and waits for those under way, which
+ * takes microseconds: none of them blocks. Calls that pass a hook do not count as
+ * under way, for a hook may do anything, also close the map. */
 struct map {
     int32_t  fd;
     uint32_t value_size;
@@ -676,8 +677,8 @@ struct batch {
 };
 
 /* Makes a FREE batch one that this call has, and empty. 0 if it is not FREE.
- * (The Python door has no state that needs an end: there a batch is TAKEN as
- * long as the answer of this function or of map_pop() lives.) */
+ * (In the Python door a batch is TAKEN for as long as the caller keeps the answer
+ * of this function or of map_pop().) */
 int batch_begin(struct batch *batch);
 
 /* Begins, and takes one element. 0, or bpf(2)'s negative errno: then the batch

@@ -118,7 +118,8 @@ int bpf_open(int cmd, void *attr, uint32_t size, int32_t *made)
     return *made = above_stderr(bpf(cmd, attr, size));
 }
 
-/* In map.calls. */
+/* The two parts of map.calls: the bits for calls under way, and what a call that
+ * was begun adds to the others. */
 #define UNDER_WAY 0xffff
 #define BEGUN     0x10000
 
@@ -251,8 +252,8 @@ static inline void set_state(struct batch *batch, uint8_t state)
     __atomic_store_n(&batch->state, state, __ATOMIC_SEQ_CST);
 }
 
-/* Other threads ask who has borrowed a scratch: is_lent(). Whoever gives one
- * back has read what was in it. */
+/* Other threads ask in is_lent() whether a scratch is borrowed. RELEASE: whoever
+ * gives it back must have read what is in it before another finds it free. */
 static inline void set_scratch(struct batch *batch, struct scratch *scratch)
 {
     __atomic_store_n(&batch->scratch, scratch, __ATOMIC_RELEASE);

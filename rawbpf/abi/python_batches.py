@@ -71,6 +71,7 @@ class Batch:
 
     @property
     def is_held(self) -> bool:
+        """For Map.held."""
         return self.state == BATCH_HELD
 
     @property

@@ -27,16 +27,13 @@ from rawbpf.abi.python_ffi import ffi
 if TYPE_CHECKING:
     from rawbpf.abi._native import CData
 
-
 _BUSY_TRIES = 10
 _ATTR_SIZE = 32
-_U32 = 0xFFFFFFFF
-CLOSED = _U32  # no descriptor: the kernel answers EBADF
+CLOSED = 0xFFFFFFFF  # no descriptor: the kernel answers EBADF
 MAP_CLOSED = -errno.ESHUTDOWN
 
 # Plain ints, for the calls that are made most.
 _LOOKUP, _UPDATE = int(Cmd.BPF_MAP_LOOKUP_ELEM), int(Cmd.BPF_MAP_UPDATE_ELEM)
-_LOOKUP_AND_DELETE, _TEST_RUN = int(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM), int(Cmd.BPF_PROG_TEST_RUN)
 
 
 class Lease:

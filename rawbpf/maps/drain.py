@@ -18,13 +18,13 @@ DRAIN_CHUNK = 1024
 PART = 256
 
 
-def ending_of(lists: list[list[Any]], values: list[Iterator[Any]], struct: "CData") -> Iterator[object]:
+def ending_of(lists: list[list[Any]], values: list[Any], struct: "CData") -> Iterator[object]:
     """What is to be done when a drain ends: any() of it holds what was not handed over.
 
     Its values are those of a batch, in lists of at most PART, and are handed over by an iterator for each list. To end
     it is one call, which needs no memory: so no signal handler runs between its steps.
     """
-    left = chain(map(next, [iter(each.__length_hint__, None) for each in values]), repeat(0))  # type: ignore[attr-defined]
+    left = chain(map(next, [iter(each.__length_hint__, None) for each in values]), repeat(0))
     # The lists are emptied because Drain has an iterator over one of them still, and must not hand over what is held.
     return chain(map(setitem, repeat(struct.rest), range(4), left), map(list.clear, lists), batch_holding(struct))
 
