@@ -173,11 +173,11 @@ class Bulk:
             lib.batch_absorb(batch.struct)
         lib.batch_absorb(batch.struct)
         values = self._decoded(self._chunks(batch))
+        if not values:
+            return
         hand.lists = [values[at : at + PART] for at in range(0, len(values), PART)]
         hand.values = [iter(each) for each in hand.lists]
-        for each in list(self._draining):
-            if each() is None:
-                self._draining.discard(each)
+        self._draining.difference_update([each for each in list(self._draining) if each() is None])
         hand.ending = ending_of(hand.lists, hand.values, batch.struct)
         # A trace function that raises as a generator yields ends it without its `finally`: then the ending takes place
         # when the hand goes. (next() runs all of it, as none of its steps answers anything.)

@@ -227,23 +227,22 @@ def _fields(form: str) -> tuple[int, list[tuple[int, int]]]:
 
 
 class Scalars:
-    """Many values of a format with one field: 256 of them in one format are unpacked three times as fast."""
+    """Many values of a format with one field: several of them in one format are unpacked three times as fast."""
 
     def __init__(self, one: struct.Struct) -> None:
         order = one.format[:1] if one.format[:1] in "@=<>!" else "@"
-        block = struct.Struct(order + one.format.removeprefix(order) * 256)
-        self._one = one
+        blocks = {n: struct.Struct(order + one.format.removeprefix(order) * n) for n in (256, 16)}
         # Native alignment can put padding between two of a format: then each is unpacked alone.
-        self._block = block if block.size == 256 * one.size else one
+        self._structs = [block for n, block in blocks.items() if block.size == n * one.size] + [one]
 
     def unpack(self, data: "Buffer", values: list[Any]) -> None:
         """Appends them to `values`."""
-        view = memoryview(data)
-        whole = view.nbytes - view.nbytes % self._block.size
-        for some in self._block.iter_unpack(view[:whole]):
-            values += some
-        for some in self._one.iter_unpack(view[whole:]):
-            values += some
+        view = memoryview(data).cast("B")
+        for several in self._structs:
+            whole = len(view) - len(view) % several.size
+            for some in several.iter_unpack(view[:whole]):
+                values += some
+            view = view[whole:]
 
 
 class CtypesType(OwnCodec):

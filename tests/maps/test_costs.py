@@ -88,10 +88,10 @@ AT_MOST: dict[str, tuple[Callable[[Any, Any], object], int, int]] = {
     "push_many of 1": (lambda raw, typed: raw.push_many([ONE]), 5, 1),
     "pop_many(4)": (lambda raw, typed: raw.pop_many(4), 17, 4),
     "push_many from a buffer": (lambda raw, typed: raw.push_many(MANY[:6400]), 15, 2),
-    "pop_many": (lambda raw, typed: raw.pop_many(1000), 39, 2),
+    "pop_many": (lambda raw, typed: raw.pop_many(1000), 46, 2),
     "pop_into": (lambda raw, typed: raw.pop_into(bytearray(8000)), 32, 2),
     "drain": (lambda raw, typed: list(raw.drain(1000)), 1061, 2),
-    "pop_many, numbers": (lambda raw, typed: typed.pop_many(1000), 40, 2),
+    "pop_many, numbers": (lambda raw, typed: typed.pop_many(1000), 47, 2),
     "push_many, numbers": (lambda raw, typed: typed.push_many(range(800)), 24, 2),
 }
 
