@@ -98,9 +98,6 @@ class _Hand:
 class Bulk:
     """The batches of one map, and its calls for many elements."""
 
-    # Absent from the object's __dict__ until it is made: so two threads can't both set it.
-    _in_kernel: "InKernel | None" = None
-
     def __init__(self, m: "CData", codec: Codec[Any], info: syscall.MapInfo) -> None:
         self._map = m
         self._codec = codec
@@ -109,6 +106,8 @@ class Bulk:
         self._size = info.value_size
         self._closed = False
         self.status = _NOTHING_YET
+        # Under the key 0 what moves elements in the kernel, once it is made: of two threads, setdefault() takes one's.
+        self._in_kernel: dict[int, InKernel] = {}
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
         # The hands of the drains that are under way. No WeakSet: that runs Python code when a hand goes, and CPython
         # drops what a signal handler raises there.
@@ -266,7 +265,7 @@ class Bulk:
             return False
         # The first one singly in any case: a program could pop where this descriptor may not, or from a map that
         # somebody has frozen meanwhile.
-        kernel = (self._in_kernel or self._made()) if left and want >= BREAK_EVEN else None
+        kernel = (self._in_kernel.get(0) or self._made()) if left and want >= BREAK_EVEN else None
         if kernel is not None:
             more = self._run(kernel, batch, min(want, kernel.capacity))
             if more is not None:
@@ -387,7 +386,7 @@ class Bulk:
         pushed = self._push_singly(data, 0, 1, flags)
         if pushed < 1:
             return pushed
-        kernel = self._in_kernel or self._made()
+        kernel = self._in_kernel.get(0) or self._made()
         tries = _TRIES
         while kernel is not None and pushed < total and tries:
             count = min(total - pushed, kernel.capacity)
@@ -453,11 +452,11 @@ class Bulk:
                 return None
             self.status = Status(kernel is not None, why)
             # Another thread may have been first, or have closed the map.
-            if kernel is not None and self.__dict__.setdefault("_in_kernel", kernel) is not kernel:
+            if kernel is not None and self._in_kernel.setdefault(0, kernel) is not kernel:
                 kernel.close()
             elif self._closed:
                 self._forget_kernel()
-        return self._in_kernel
+        return self._in_kernel.get(0)
 
     def _error(self, cmd: Cmd, result: int) -> Exception:
         return element_error(cmd, result, self._map, self._info)
@@ -471,7 +470,7 @@ class Bulk:
 
     def _forget_kernel(self) -> None:
         """Closes the programs. The scratch goes with the last that refers to it, a call in another thread maybe."""
-        kernel = self.__dict__.pop("_in_kernel", None)
+        kernel = self._in_kernel.pop(0, None)
         if kernel is not None:
             kernel.close()
         for batch in self._batches:

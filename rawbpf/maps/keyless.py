@@ -34,7 +34,6 @@ M = TypeVar("M", bound="KeylessMap[Any]")
 class KeylessMap(Map, Generic[T]):
     """What queues and stacks have in common with each other, but for their elements."""
 
-    _inspector: "Inspector | None" = None
     _codec: Codec[T]
     _bulk: Bulk
 
@@ -148,6 +147,9 @@ class KeylessMap(Map, Generic[T]):
         self._raw_size = info.value_size if type(codec) is RawBytes else None
         self._map = new_map(fd, info.value_size)
         self._bulk = Bulk(self._map, codec, info)
+        # Under the key 0 what looks into the map, once it is made: of two threads, setdefault() takes one's. (Not in
+        # the object's own __dict__: CPython finds all attributes of an object more slowly once it was asked for that.)
+        self._inspector: dict[int, Inspector] = {}
         super()._adopt(fd, info)
 
     # What it is, and what it holds
@@ -192,13 +194,11 @@ class KeylessMap(Map, Generic[T]):
 
     def _inspected(self) -> "Inspector":
         self.fileno()
-        if self._inspector is None:
+        if not self._inspector:
             from rawbpf.maps.qsize import Inspector
 
-            # Another thread may be first.
-            self.__dict__.setdefault("_inspector", Inspector(self._map, self._info))
-        assert self._inspector is not None
-        return self._inspector
+            self._inspector.setdefault(0, Inspector(self._map, self._info))
+        return self._inspector[0]
 
     # The descriptor
 
@@ -209,8 +209,8 @@ class KeylessMap(Map, Generic[T]):
     def _release(self) -> None:
         """Closes what bulk calls and qsize() opened; warns if elements were taken and not handed over."""
         super()._release()
-        if self._inspector is not None:
-            self._inspector.close()
+        for inspector in list(self._inspector.values()):
+            inspector.close()
         if held := self._bulk.close():
             what = f"{held} elements of {self!r} were popped and never handed over"
             warnings.warn(what, RuntimeWarning, stacklevel=3)

@@ -98,13 +98,12 @@ class RingState(NamedTuple):
 class Inspector:
     """The programs that look into one map; loaded when first needed. close() gives them back, after map_retire()."""
 
-    # Absent from the object's __dict__ until it is made: so two threads can't both set it.
-    _counter: "Program | None" = None
-    _looking: "tuple[MappedArray, Program] | None" = None
-
     def __init__(self, m: "CData", info: syscall.MapInfo) -> None:
         self._map = m
         self._info = info
+        # Under the key 0, once they are made: of two threads, setdefault() takes one's.
+        self._counter: dict[int, Program] = {}
+        self._looking: dict[int, tuple[MappedArray, Program]] = {}
 
     def qsize(self) -> int:
         """The number of elements in the map."""
@@ -132,11 +131,11 @@ class Inspector:
     def _counted(self) -> int:
         if door.simulated is not None:
             return self._simulated(door.simulated.qsize)
-        counter = self._counter
+        counter = self._counter.get(0)
         if counter is None:
             with own_descriptor(self._map, Cmd.BPF_PROG_LOAD, syscall.describe(self._info)) as fd:
                 made = _load(_counting(fd), "rawbpf_qsize")
-            counter = self.__dict__.setdefault("_counter", made)
+            counter = self._counter.setdefault(0, made)
             if counter is not made:
                 made.close()
         size = _UNSTABLE
@@ -166,10 +165,10 @@ class Inspector:
         return RingState(*before, data)
 
     def _head_and_tail(self) -> tuple[int, int]:
-        looking = self._looking
+        looking = self._looking.get(0)
         if looking is None:
             made = self._looker()
-            looking = self.__dict__.setdefault("_looking", made)
+            looking = self._looking.setdefault(0, made)
             if looking is not made:
                 made[1].close()
         memory, program = looking
@@ -224,10 +223,8 @@ class Inspector:
 
     def close(self) -> None:
         """Gives the programs back."""
-        if self._counter is not None:
-            self._counter.close()
-        if self._looking is not None:
-            self._looking[1].close()
+        for program in [*self._counter.values(), *[program for _, program in self._looking.values()]]:
+            program.close()
 
 
 def _counting(map_fd: int) -> list[Item]:

@@ -413,7 +413,7 @@ def test_ebusy_inside_the_kernel_is_tried_again(kind):
 
         def hook(cmd, attr, size):
             if cmd == Cmd.BPF_PROG_TEST_RUN:
-                words = m._bulk._in_kernel.scratch.words
+                words = m._bulk._in_kernel[0].scratch.words
                 runs.append(cmd)
                 if len(runs) == 1:
                     words[lib.SCRATCH_LIMIT] = 30

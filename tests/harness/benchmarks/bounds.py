@@ -33,8 +33,8 @@ def straight_line(helper: Helper, q: "Queue[bytes]", memory: MappedArray) -> Pro
 def contenders(stage: Stage, lines: dict[str, Program]) -> dict[tuple[str, str], Contender]:
     """("push" or "pop", what moves the elements): each moves ELEMENTS."""
     q, bulk = stage.q, stage.q._bulk
-    assert bulk._in_kernel is not None
-    scratch, batch = bulk._in_kernel.scratch, bulk._batches[0]
+    assert bulk._in_kernel
+    scratch, batch = bulk._in_kernel[0].scratch, bulk._batches[0]
 
     def in_lines(program: Program) -> None:
         for _ in range(ELEMENTS // LINE):
