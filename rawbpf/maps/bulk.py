@@ -236,7 +236,7 @@ class Bulk:
             raise_hook_failure(result)
         self.spare = batch
         if result != -errno.ENOENT:
-            raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+            raise self.error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
 
     def _gather(self, hand: _Hand, limit: int, only_held: bool) -> None:
         """Takes up to `limit` elements, or all that are held, into a batch that is large enough; those first that are
@@ -276,7 +276,7 @@ class Bulk:
         if result == HOOK_RAISED:
             raise_hook_failure(result)
         if result != -errno.ENOENT and not lib.batch_left(struct):
-            raise self._error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
+            raise self.error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
         return False
 
     def _run(self, kernel: "InKernel", batch: Batch, count: int) -> bool | None:
@@ -310,10 +310,13 @@ class Bulk:
         hand.batch, hand.struct = made, made.struct
         hand.begun = lib.batch_begin(made.struct), hand.begun
         self._batches.append(made)
-        # Large ones that are free were too small: they are forgotten, by who has begun them.
+        # Large ones that are free were too small: they are forgotten, by who has begun them; but for the one that the
+        # scratch still asks, because it was lent to it last.
         for each in self._batches[:]:
             hand.begun = each.capacity > self._few and lib.batch_begin(each.struct), hand.begun
-            if hand.begun[0]:
+            if hand.begun[0] and each.lender is not None and each.lender.scratch.borrower == each.struct:
+                each.memory[0] = FREE
+            elif hand.begun[0]:
                 each.lender = None
                 self._batches.remove(each)
 
@@ -423,7 +426,7 @@ class Bulk:
         if error == -HOOK_RAISED:
             raise_hook_failure(-error)
         if error not in (0, errno.E2BIG) and pushed == 0:
-            raise self._error(Cmd.BPF_MAP_UPDATE_ELEM, -error)
+            raise self.error(Cmd.BPF_MAP_UPDATE_ELEM, -error)
         return pushed
 
     def _clear_scratch(self) -> None:
@@ -458,8 +461,11 @@ class Bulk:
                 self._forget_kernel()
         return self._in_kernel.get(0)
 
-    def _error(self, cmd: Cmd, result: int) -> Exception:
-        return element_error(cmd, result, self._map, self._info)
+    def error(self, cmd: Cmd, result: int) -> Exception:
+        """The exception for an element command that answered `result`; for a map that was closed a ValueError."""
+        if result == MAP_CLOSED:
+            return ValueError(f"{syscall.describe(self._info)} is closed")
+        return syscall.element_error(cmd, result, self._map.fd, self._info)
 
     def close(self) -> int:
         """Gives the scratch and the programs back, after map_retire(). Returns how many elements are left held."""
@@ -473,6 +479,7 @@ class Bulk:
         kernel = self._in_kernel.pop(0, None)
         if kernel is not None:
             kernel.close()
+            kernel.borrowers = [batch.struct for batch in self._batches]
         for batch in self._batches:
             # To begin a batch is to forget what it had borrowed.
             if lib.batch_begin(batch.struct):
@@ -487,13 +494,6 @@ class Bulk:
                     values.clear()
                 hand.lists.clear()
         self.status = _NOTHING_YET
+        self._forget_kernel()
         self._batches = [Batch(self._map, self._few, self._few)]
         self.spare = self._batches[0]
-        self._forget_kernel()
-
-
-def element_error(cmd: Cmd, result: int, m: "CData", info: syscall.MapInfo) -> Exception:
-    """The exception for an element command that answered `result`; for a map that was closed a ValueError."""
-    if result == MAP_CLOSED:
-        return ValueError(f"{syscall.describe(info)} is closed")
-    return syscall.element_error(cmd, result, m.fd, info)

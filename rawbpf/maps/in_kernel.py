@@ -188,6 +188,9 @@ class InKernel:
         self.method = method
         self.capacity = min(_capacity(value_size, max_entries), method.largest)
         self._programs: list[Program] = []
+        # Once the map is closed, the memory of its batches: a call in another thread may still be on its way to the
+        # scratch, which asks the batch that borrowed it last.
+        self.borrowers: list[CData] = []
         # A socket filter's. The attr of each run points to it.
         self._packet = bytearray(ETH_HLEN)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from rawbpf import syscall
 from rawbpf.abi import Cmd, MapType
 from rawbpf.abi.door import new_map
-from rawbpf.maps.bulk import Bulk, Status, element_error
+from rawbpf.maps.bulk import Bulk, Status
 from rawbpf.maps.map import Map
 from rawbpf.syscall import MapInfo, StrPath
 from rawbpf.syscall.descriptor import HasFileno
@@ -229,7 +229,7 @@ class KeylessMap(Map, Generic[T]):
         return _in_child, (type(self), DupFd(self.fileno()), self._codec)
 
     def _failure(self, cmd: Cmd, result: int) -> Exception:
-        return element_error(cmd, result, self._map, self._info)
+        return self._bulk.error(cmd, result)
 
 
 def _in_child(kind: "type[M]", duplicate: Any, codec: Codec[Any]) -> "M":

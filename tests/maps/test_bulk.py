@@ -4,6 +4,7 @@ import array
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -463,6 +465,26 @@ def test_close_gives_everything_back(kind):
     for call in (lambda: m.pop_many(5), lambda: m.pop_many(50), lambda: m.push_many(numbers(50)), m.qsize):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+@pytest.mark.linux("6.9")
+def test_the_batch_that_borrowed_the_scratch_stays(kind):
+    """The scratch asks the batch that borrowed it last: that is not forgotten for being small, nor when the map is
+    closed while another thread may still ask."""
+    with kind(8, 1000) as m:
+        for limit in (100, 200, 300):
+            m.push_many(bytes(8 * 100))
+            m.pop_many(100)
+            list(m.drain(limit))
+            kernel = m._bulk._in_kernel[0]
+            assert kernel.scratch.borrower in [batch.struct for batch in m._bulk._batches]
+        [memory] = [weakref.ref(each.struct) for each in m._bulk._batches if each.struct == kernel.scratch.borrower]
+    del m
+    gc.collect()
+    assert memory() is not None
+    del kernel
+    gc.collect()
+    assert memory() is None
 
 
 def test_a_child_has_its_own_scratch(kind):
