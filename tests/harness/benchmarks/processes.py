@@ -4,6 +4,7 @@ A producer process waits for orders; the time counts from the order to the last 
 queue in the kernel can't be waited for: its consumer asks again at once, having yielded the processor.
 """
 
+import ctypes
 import multiprocessing
 import os
 import struct
@@ -103,6 +104,43 @@ def pipe(reader: int, writer: int) -> Way:
     return Way(produce, consume, BATCHES)
 
 
+class MessageQueueAttributes(ctypes.Structure):
+    """struct mq_attr of <mqueue.h>."""
+
+    _fields_ = [
+        ("flags", ctypes.c_long),
+        ("maxmsg", ctypes.c_long),
+        ("msgsize", ctypes.c_long),
+        ("more", ctypes.c_long * 5),
+    ]
+
+
+@contextmanager
+def message_queue() -> Iterator[Way]:
+    """A POSIX message queue, by ctypes. It holds ten messages, the most that everybody may have."""
+    libc, name = ctypes.CDLL(None, use_errno=True), f"/rawbpf-{os.getpid()}".encode()
+    attributes = MessageQueueAttributes(maxmsg=10, msgsize=SIZE)
+    queue = libc.mq_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, ctypes.byref(attributes))
+    if queue < 0:
+        raise OSError(ctypes.get_errno(), "mq_open")
+    libc.mq_unlink(name)
+
+    def produce(_: int) -> None:
+        for _ in range(RECORDS):
+            libc.mq_send(queue, VALUE, SIZE, 0)
+
+    def consume(_: int) -> None:
+        for _ in range(RECORDS):
+            buffer = ctypes.create_string_buffer(SIZE)
+            libc.mq_receive(queue, buffer, SIZE, None)
+            _ = buffer.raw
+
+    try:
+        yield Way(produce, consume, [1])
+    finally:
+        libc.mq_close(queue)
+
+
 def pickled(put: Callable[[object], None], get: Callable[[], object]) -> Way:
     """A record a time."""
 
@@ -138,12 +176,13 @@ def ways() -> Iterator[dict[str, Way]]:
     reader, writer = os.pipe()
     simple, with_thread = multiprocessing.SimpleQueue(), multiprocessing.Queue()
     try:
-        with Queue(SIZE, RECORDS) as q:
+        with Queue(SIZE, RECORDS) as q, message_queue() as posix:
             yield {
                 "rawbpf push, pop": queue_singly(q),
                 "rawbpf push_many, pop_into": queue_buffers(q),
                 "rawbpf push_many, pop_many, lists": queue_lists(q),
                 "os.pipe, write and read": pipe(reader, writer),
+                "POSIX message queue, ctypes": posix,
                 "SimpleQueue, a record": pickled(simple.put, simple.get),
                 "SimpleQueue, lists": pickled_lists(simple.put, simple.get),
                 "multiprocessing.Queue, a record": pickled(with_thread.put, with_thread.get),
