@@ -16,6 +16,7 @@ kernel.
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rawbpf.abi import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Cmd, ElemFlag, FileFlag, MapFlag, MapType, ProgType
@@ -200,6 +201,11 @@ def __dir__() -> list[str]:
 
 
 # RAWBPF_SIMULATE=1 and RAWBPF_TRACE=1 do for the whole process what simulate() and trace() do for a while.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    # What bulk calls and qsize() import else when they first need it. Without the GIL CPython 3.13 may hang at its end,
+    # if a daemon thread makes a class just then.
+    from rawbpf.maps import in_kernel, qsize  # noqa: F401
+
 if os.environ.get("RAWBPF_SIMULATE", "0") not in ("", "0"):
     from rawbpf.observe import simulator
 

@@ -23,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -59,6 +60,7 @@ SECONDS = float(os.environ.get("RAWBPF_STRESS_SECONDS", "2"))
 needs_3_11 = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="by design: CPython 3.10 may interrupt between return and caller"
 )
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 GLIBC = platform.libc_ver()[0] == "glibc"
 NOT_GLIBC = "probes are set in libc.so.6, which this process has not"
 needs_glibc = pytest.mark.skipif(not GLIBC, reason=NOT_GLIBC)

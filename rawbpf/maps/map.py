@@ -231,7 +231,8 @@ class Map(Descriptor):
     def close(self) -> None:
         """Closes the descriptor; may be repeated. The kernel frees a map with its last descriptor, pin and program."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        # Where the interpreter ends, it may have emptied this module: the kernel closes the descriptor then.
+        if fd >= 0 and os is not None:
             try:
                 self._release()
             finally:

@@ -39,7 +39,8 @@ class Descriptor:
     def close(self) -> None:
         """Closes the descriptor; the kernel frees the object with the last that refers to it. May be repeated."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        # Where the interpreter ends, it may have emptied this module: the kernel closes the descriptor then.
+        if fd >= 0 and os is not None:
             os.close(fd)
 
     @property
@@ -64,7 +65,7 @@ class Descriptor:
         raise TypeError(f"a {type(self).__name__} is a descriptor of this process: no copies, no pickles")
 
     def __del__(self) -> None:
-        if self._fd >= 0:
+        if self._fd >= 0 and os is not None:
             try:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 # ASAN itself reads /proc, is not in a minimal root, takes what two limit, address space and resident memory, and can
-# leave its allocator locked in a child that is forked beside threads.
+# leave its allocator locked in a child that is forked beside threads. ThreadSanitizer does not go with it.
 WITHOUT = (
     *("-p", "no:cacheprovider"),
     "--deselect=tests/system/test_faults.py::test_no_proc",
@@ -25,6 +25,7 @@ WITHOUT = (
     "--ignore=tests/meta/test_benchmarks.py",
     "--ignore=tests/system/test_minimal_root.py",
     "--ignore=tests/objects/test_fuzz.py",
+    "--ignore=tests/abi/test_threads.py",
     "--deselect=tests/system/test_stress.py::test_millions_of_calls_grow_nothing",
 )
 

@@ -22,7 +22,7 @@ from elftools.elf.elffile import ELFFile
 from rawbpf import BpfError
 from rawbpf.objects.declarations import read
 from rawbpf.objects.object_file import ObjectFile, ObjectFileError
-from tests.conftest import SECONDS
+from tests.conftest import FREE_THREADED, SECONDS
 
 pytestmark = pytest.mark.alike
 
@@ -35,7 +35,8 @@ FILES = (
     *("corpus/core_functions", "corpus/core_enums", "corpus/kconfig", "corpus/kernel_functions"),
     *("corpus/map_in_map", "corpus/tail_calls"),
 )
-MEMORY = 1 << 30
+# A free-threaded CPython reserves a gibibyte of addresses for its memory at once.
+MEMORY = 1 << 32 if FREE_THREADED else 1 << 30
 # More than the reading of a hundred broken files takes on a slow machine: what takes longer hangs.
 SECONDS_OF_A_BATCH = 60
 

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.conftest import FREE_THREADED
+
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="it is asked from several interpreters")]
 
 # Two interpreters beside the main one, which never imports rawbpf. CPython 3.12 wants to be told that extension modules
@@ -32,6 +34,7 @@ for interpreter in [create(), create()] * 2:
 """
 
 
+@pytest.mark.skipif(FREE_THREADED, reason="by design: cffi refuses other interpreters where there is no GIL")
 def test_a_hook_of_another_interpreter():
     """trace() in two interpreters of one process: what can't be asked from there is an error that says so; no push
     vanishes, and no pop answers zeros."""

@@ -8,7 +8,6 @@ stand in test_bulk.py.)
 import dis
 import gc
 import sys
-import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from rawbpf import Queue
 from rawbpf.abi import door
 from rawbpf.maps.bulk import Bulk
 from rawbpf.maps.queue_stack import QueueOrStack
-from tests.conftest import needs_3_11
+from tests.conftest import FREE_THREADED, needs_3_11
 
 pytestmark = [pytest.mark.creates, pytest.mark.real_kernel(reason="programs, and what is interrupted is the library")]
 
@@ -201,7 +200,7 @@ def test_handlers_stand_early(function):
 def test_every_allocation_fails(m, call, held, forever):
     """MemoryError at any allocation, once or from then on, loses and doubles nothing."""
     testcapi = pytest.importorskip("_testcapi", reason="by design: this CPython was built without its test modules")
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if FREE_THREADED:
         pytest.skip("by design: a free-threaded CPython crashes where its allocator fails on purpose")
     if forever and sys.version_info < (3, 11) and door.FFI_MODE == "abi":
         pytest.skip("by design: CPython 3.10 gives up where there is no memory for as many exceptions as frames")
