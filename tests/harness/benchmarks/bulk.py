@@ -20,7 +20,7 @@ MOVED = 1024
 ROOM = 4 << 20
 
 # The goals at the largest batch: how many times faster than the C loop.
-BUDGETS = {("push", "push_many, buffer"): 12, ("pop", "pop_into"): 12, ("pop", "pop_many"): 5}
+BUDGETS = {("push", "push_many, buffer"): 15, ("pop", "pop_into"): 15, ("pop", "pop_many"): 5}
 
 SINGLE = {
     "push": ["C loop", "libbpf's C loop", "rawbpf push", "ctypes over libbpf"],
