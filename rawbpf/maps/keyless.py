@@ -148,7 +148,8 @@ class KeylessMap(Map, Generic[T]):
         self._map = new_map(fd, info.value_size)
         self._bulk = Bulk(self._map, codec, info)
         # Under the key 0 what looks into the map, once it is made: of two threads, setdefault() takes one's. (Not in
-        # the object's own __dict__: CPython finds all attributes of an object more slowly once it was asked for that.)
+        # the object's own __dict__: CPython 3.11 finds all attributes of an object more slowly once it was asked for
+        # that.)
         self._inspector: dict[int, Inspector] = {}
         super()._adopt(fd, info)
 
