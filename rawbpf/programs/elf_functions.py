@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import struct
+import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import chain, repeat
@@ -64,9 +65,10 @@ def resolve(path: StrPath) -> str:
 
 def _library_folders() -> Iterator[str]:
     yield from ("/usr/lib64", "/lib64", "/usr/lib", "/lib")
-    # Debian's folders are named after the machine.
-    for root in ("/usr/lib", "/lib"):
-        yield f"{root}/{platform.machine()}-linux-gnu"
+    # Debian's folders are named after the machine, or after what this process takes it for: i386-linux-gnu.
+    for machine in (getattr(sys.implementation, "_multiarch", ""), f"{platform.machine()}-linux-gnu"):
+        for root in ("/usr/lib", "/lib"):
+            yield f"{root}/{machine}"
 
 
 def function_offset(path: str, name: str) -> int:

@@ -196,6 +196,13 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EINVAL): (Meaning("BpfError", "{subject} is open, and no BPF object"),),
     (Cmd.BPF_OBJ_GET_INFO_BY_FD, errno.EBADFD): (Meaning("BpfError", "{subject} is not open"),),
     (Cmd.BPF_PROG_LOAD, errno.EACCES): (Meaning("BpfError", "{subject}: the verifier refused it"),),
+    (Cmd.BPF_PROG_LOAD, errno.EAGAIN): (
+        Meaning(
+            "BpfError",
+            "{subject}: the verifier did not come to its end",
+            "a signal arrived at each attempt, and there were ten: block signals while it is loaded",
+        ),
+    ),
     # A kernel without a JIT says so of a program that calls its functions; the verifier's log may have why.
     (Cmd.BPF_PROG_LOAD, ENOTSUPP): (Meaning("BpfError", "{subject}: this kernel can't run it"),),
     (Cmd.BPF_PROG_LOAD, errno.ENOSPC): (_LOG_TOO_LARGE,),

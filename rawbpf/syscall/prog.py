@@ -114,7 +114,7 @@ def _why_not_loaded(attr: "CData", result: int, subject: str) -> Exception:
     """Loads again with a log, a larger one while it does not fit (ENOSPC)."""
     log = b""
     again = result
-    if result not in (-errno.EPERM, -errno.EMFILE, -errno.ENFILE):
+    if result not in (-errno.EPERM, -errno.EAGAIN, -errno.EMFILE, -errno.ENFILE):
         attr.log_level = 1
         for size in _LOG_SIZES:
             buffer = ffi.new("char[]", size)

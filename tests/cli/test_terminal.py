@@ -39,7 +39,8 @@ def terminal():
             lines = captured.stdout.rstrip().splitlines()
             if DONE in lines:
                 return [each.rstrip() for each in lines]
-            subprocess.run([*tmux, "send-keys", "Space"], check=True)
+            if lines:  # it has begun, and so the terminal does not show the keys any more
+                subprocess.run([*tmux, "send-keys", "Space"], check=True)
             time.sleep(0.05)
         raise TimeoutError(lines[-5:])
 

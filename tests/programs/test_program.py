@@ -90,6 +90,24 @@ def test_eagain_is_retried():
     program.close()
 
 
+def test_a_signal_at_each_attempt():
+    """If a signal disturbs the verifier ten times the error says so, and does not call the program refused."""
+    calls = []
+
+    def hook(cmd, attr, size):
+        calls.append(cmd)
+        return -errno.EAGAIN
+
+    previous = door.set_hook(hook)
+    try:
+        with pytest.raises(BpfError, match="did not come to its end.*a signal arrived at each attempt") as caught:
+            Program(FILTER, SEVEN)
+    finally:
+        door.set_hook(previous)
+    assert calls == [Cmd.BPF_PROG_LOAD] * 10
+    assert (type(caught.value), caught.value.errno) == (BpfError, errno.EAGAIN)
+
+
 @pytest.mark.admin
 def test_pin(bpf_folder):
     """A pinned program outlives its descriptor."""

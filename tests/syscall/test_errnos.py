@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 import resource
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -366,6 +367,22 @@ def small_log(cmd: Cmd, lab: Lab) -> int:
     return answer(cmd, **lab.loading(1, [mov(R0, 1), exit_()], **more))
 
 
+def disturbed(cmd: Cmd, lab: Lab) -> int:
+    """A program of as many instructions as anybody may load, while signals come every 20 µs."""
+    old = signal.signal(signal.SIGALRM, lambda *_: None)
+    loading = lab.loading(1, [*[mov(R0, 1)] * 4095, exit_()])
+    signal.setitimer(signal.ITIMER_REAL, 2e-5, 2e-5)
+    try:
+        for _ in range(100):
+            result = answer(cmd, **loading)
+            if result == errno.EAGAIN:
+                break
+        return result
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
 def small_btf_log(cmd: Cmd, lab: Lab) -> int:
     records = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)
     data = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(records), len(records), 5) + records + b"\0int\0"
@@ -551,6 +568,7 @@ HOW: dict[tuple[Cmd, int], Callable[[Cmd, Lab], int] | str] = {
     (C.BPF_PROG_LOAD, errno.EPERM): lambda cmd, lab: in_a_child(
         lambda: answer(cmd, **lab.loading(1, [mov(R0, 1), exit_()]))
     ),
+    (C.BPF_PROG_LOAD, errno.EAGAIN): disturbed,
     (C.BPF_PROG_LOAD, errno.ENOSPC): small_log,
     (C.BPF_PROG_LOAD, errno.ENOMEM): "it takes a memory cgroup that is used up, where processes are killed first",
     (C.BPF_PROG_LOAD, ENOTSUPP): "it takes a kernel without a JIT, and a program that calls the kernel's functions",
