@@ -31,6 +31,16 @@ def new_batch(m: "CData", capacity: int) -> "tuple[CData, bytearray, memoryview]
     return batch, memory, memoryview(memory)[_HEADER:]
 
 
+def forget_batches(batches: "list[CData]", scratches: "list[CData]") -> None:
+    """In a forked child: what calls under way have in these batches is the parent's. So is the memory of the scratches:
+    they stay in use, for calls that go on in the child."""
+    for batch in batches:
+        batch.first = batch.count = 0
+        batch.scratch = ffi.NULL
+    for scratch in scratches:
+        scratch.busy = 1
+
+
 def batch_holding(batch: "CData") -> Iterator[object]:
     """batch_hold(), when the iterator is asked for its item."""
     return map(lib.batch_hold, (batch,))

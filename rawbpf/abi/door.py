@@ -21,6 +21,7 @@ __all__ = [
     "ask_kernel",
     "batch_holding",
     "ffi",
+    "forget_batches",
     "forget_calls",
     "lib",
     "new_batch",
@@ -68,6 +69,7 @@ new_map: "Callable[[int, int], CData]" = _made.new_map
 new_batch: "Callable[[CData, int], tuple[CData, bytearray, memoryview]]" = _made.new_batch
 batch_holding: "Callable[[CData], Iterator[object]]" = _made.batch_holding
 new_scratch: "Callable[..., CData]" = _made.new_scratch
+forget_batches: "Callable[[list[CData], list[CData]], None]" = _made.forget_batches
 forget_calls: "Callable[[CData], None]" = _made.forget_calls
 
 # What bpf(2) itself never answers, and so can have another meaning: the hook raised; the hook is a function of another

@@ -25,7 +25,8 @@ _BATCH_IN_USE, _HOOK_RAISED = -errno.EALREADY, -errno.EINTR
 _U32 = 0xFFFFFFFF
 _LOOKUP_AND_DELETE, _TEST_RUN = int(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM), int(Cmd.BPF_PROG_TEST_RUN)
 
-# Whose lease it was is gone; and the same of a batch whose call has ended with batch_hold().
+# A lease that never ends. Whose lease it was is gone; and the same of a batch whose call has ended with batch_hold().
+_FOR_EVER = Lease()
 _ENDED = weakref.ref(Lease())
 _HANDED_OVER = weakref.ref(Lease())
 
@@ -241,6 +242,15 @@ def batch_absorb(batch: Batch) -> None:
         _move(batch, batch.scratch.batch, _U32)
         if _left(batch.scratch.batch) == 0:
             batch.scratch = None
+
+
+def forget_batches(batches: list[Batch], scratches: "list[Scratch]") -> None:
+    for batch in batches:
+        batch.begin = batch.count = 0
+        batch.scratch = None
+        batch.map.batches.append(weakref.ref(batch))
+    for scratch in scratches:
+        scratch.lease = weakref.ref(_FOR_EVER)
 
 
 class Scratch:

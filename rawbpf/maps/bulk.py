@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, Cmd
-from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, lib, new_batch, raise_hook_failure
+from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, MAP_CLOSED, ffi, forget_batches, lib, raise_hook_failure
+from rawbpf.maps.batch import Batch, Hand
 from rawbpf.maps.drain import DRAIN_CHUNK, PART, ending_of
 from rawbpf.values.codecs import Codec, RawBytes, bytes_view, decode_many, encode_many
 
@@ -55,44 +56,9 @@ class Status(NamedTuple):
 _NOTHING_YET = Status(None, "nothing was moved in bulk yet")
 
 
-class Batch:
-    """A struct batch, its memory, views of its elements and of its first `few`, and whose scratch it may have borrowed.
-
-    `memory[0] = FREE` is the store that says that the caller has what was in it.
-    """
-
-    __slots__ = ("capacity", "data", "elements", "first", "lender", "memory", "struct")
-
-    def __init__(self, m: "CData", capacity: int, few: int) -> None:
-        self.struct, self.memory, self.data = new_batch(m, capacity)
-        self.capacity = capacity
-        size = m.value_size
-        self.elements = [self.data[at : at + size] for at in range(0, few * size, size)]
-        self.first = self.elements[0]
-        self.lender: InKernel | None = None
-
-
 def _first_number(batch: Batch) -> int:
     """The number of the first element that is left in a batch."""
     return int(batch.struct.number + batch.struct.first)
-
-
-class _Hand:
-    """What a call has in its hands: a batch, and where that was too small the one before, until it is empty; and the
-    values that a drain hands over, with what is to be done when it ends.
-
-    `begun`: what batch_begin() answered, and before; kept as long as the batches are.
-    """
-
-    __slots__ = ("__weakref__", "batch", "begun", "ending", "lists", "older", "struct", "values")
-
-    def __init__(self, nothing: Batch) -> None:
-        self.batch = nothing
-        self.struct = self.older = nothing.struct
-        self.begun: tuple[Any, ...] = ()
-        self.lists: list[list[Any]] = []
-        self.values: list[Iterator[Any]] = []
-        self.ending: Iterator[object] | None = None
 
 
 class Bulk:
@@ -111,7 +77,7 @@ class Bulk:
         self._few = max(1, min(BREAK_EVEN, 4096 // self._size))
         # The hands of the drains that are under way. No WeakSet: that runs Python code when a hand goes, and CPython
         # drops what a signal handler raises there.
-        self._draining: set[weakref.ref[_Hand]] = set()
+        self._draining: set[weakref.ref[Hand]] = set()
         # All batches there are, so that none is forgotten; and one that is never begun. Those with room for self._few
         # are for pop() and its like: a call takes the spare one, and leaves its own as the spare one.
         self._batches = [Batch(m, self._few, self._few)]
@@ -156,12 +122,12 @@ class Bulk:
                 self._warn_of(hand, owner)
             limit = limit - count if count else 0
 
-    def _hand_and_keeping(self) -> "tuple[_Hand, Iterator[object]]":
+    def _hand_and_keeping(self) -> "tuple[Hand, Iterator[object]]":
         """A hand, and what is to be done if a drain ends before there are values: all of it is held."""
-        hand = _Hand(self._nothing)
+        hand = Hand(self._nothing)
         return hand, map(lib.batch_keep, map(getattr, (hand,), ("struct",)))
 
-    def _chunk(self, hand: _Hand, limit: int) -> None:
+    def _chunk(self, hand: Hand, limit: int) -> None:
         """The values of up to `limit` elements, taken into a batch; the scratch is free again."""
         limit = min(limit, DRAIN_CHUNK)
         self._begin(hand, limit)
@@ -182,7 +148,7 @@ class Bulk:
         # when the hand goes. (next() runs all of it, as none of its steps answers anything.)
         self._draining.add(weakref.ref(hand, partial(next, filter(None, hand.ending))))
 
-    def _warn_of(self, hand: _Hand, owner: object) -> None:
+    def _warn_of(self, hand: Hand, owner: object) -> None:
         """Once the map is closed, nobody comes for the elements that are left in a batch: that is worth a warning."""
         if self._closed and (left := lib.batch_left(hand.struct)):
             what = f"{left} elements of {owner!r} were popped and never handed over"
@@ -199,7 +165,9 @@ class Bulk:
 
     def _take(self, limit: int, use: "Callable[[list[memoryview]], R]", only_held: bool = False) -> "R":
         """Takes up to `limit` elements, or all that are held, and returns use(chunks) of their bytes."""
-        hand = _Hand(self._nothing)
+        hand = Hand(self._nothing)
+        if limit > _ALL:
+            limit = _ALL  # the largest number that C knows
         try:
             self._gather(hand, limit, only_held)
             result = use(self._chunks(hand.batch))
@@ -238,7 +206,7 @@ class Bulk:
         if result != -errno.ENOENT:
             raise self.error(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, result)
 
-    def _gather(self, hand: _Hand, limit: int, only_held: bool) -> None:
+    def _gather(self, hand: Hand, limit: int, only_held: bool) -> None:
         """Takes up to `limit` elements, or all that are held, into a batch that is large enough; those first that are
         held."""
         held = self._held_count() if self._map.held else 0
@@ -252,6 +220,7 @@ class Bulk:
                 hand.older = batch.struct
                 self._begin(hand, 2 * lib.batch_left(batch.struct))
                 lib.batch_move(hand.struct, batch.struct, _ALL)
+                hand.older = self._nothing.struct  # it is free, and maybe another call's already
 
     def _more(self, batch: Batch, limit: int) -> bool:
         """Takes more elements from the kernel. True if there may be more still, and they are wanted.
@@ -297,7 +266,7 @@ class Bulk:
 
     # The batches
 
-    def _begin(self, hand: _Hand, capacity: int) -> None:
+    def _begin(self, hand: Hand, capacity: int) -> None:
         """Puts a batch with room for at least so many elements into the hand, and begins it there: whatever comes in
         between, batch_keep() finds it."""
         for each in self._batches[:]:
@@ -331,7 +300,7 @@ class Bulk:
 
     def _held(self) -> list[Batch]:
         """The batches that are held, in the order in which they were taken."""
-        held = [batch for batch in self._batches if batch.struct.state == _HELD]
+        held = [batch for batch in self._batches[:] if batch.struct.state == _HELD]
         return sorted(held, key=_first_number)
 
     def _held_count(self) -> int:
@@ -344,11 +313,11 @@ class Bulk:
 
     def _chunks(self, batch: Batch) -> list[memoryview]:
         """The bytes of the elements that are left in a batch, in one or two pieces."""
-        size, struct = self._size, batch.struct
+        size, struct, lender = self._size, batch.struct, batch.lender
         chunks = [batch.data[struct.first * size : struct.count * size]]
-        if struct.scratch and batch.lender is not None:
-            behind = batch.lender.scratch.batch
-            chunks.append(batch.lender.data[behind.first * size : behind.count * size])
+        if struct.scratch and lender is not None:
+            behind = lender.scratch.batch
+            chunks.append(lender.data[behind.first * size : behind.count * size])
         return [chunk for chunk in chunks if len(chunk)]
 
     def _handed(self, batch: Batch, count: int, view: memoryview | None) -> Any:
@@ -433,7 +402,7 @@ class Bulk:
         """Moves what is held out of the scratch."""
         for held in self._held():
             if held.struct.scratch:
-                hand = _Hand(self._nothing)
+                hand = Hand(self._nothing)
                 try:
                     self._begin(hand, lib.batch_left(held.struct))
                     lib.batch_move(hand.struct, held.struct, _ALL)
@@ -479,8 +448,8 @@ class Bulk:
         kernel = self._in_kernel.pop(0, None)
         if kernel is not None:
             kernel.close()
-            kernel.borrowers = [batch.struct for batch in self._batches]
-        for batch in self._batches:
+            kernel.borrowers = [batch.struct for batch in self._batches[:]]
+        for batch in self._batches[:]:
             # To begin a batch is to forget what it had borrowed.
             if lib.batch_begin(batch.struct):
                 batch.lender = None
@@ -488,12 +457,14 @@ class Bulk:
 
     def forget(self) -> None:
         """In a forked child: what the parent took is the parent's to hand over, and the scratch is the parent's too."""
-        for each in self._draining:
+        for each in list(self._draining):
             if (hand := each()) is not None:
                 for values in hand.lists:
                     values.clear()
                 hand.lists.clear()
         self.status = _NOTHING_YET
+        under_way = [batch for batch in self._batches if batch.struct.state not in (FREE, _HELD)]
+        forget_batches([batch.struct for batch in under_way], [kernel.scratch for kernel in self._in_kernel.values()])
         self._forget_kernel()
-        self._batches = [Batch(self._map, self._few, self._few)]
+        self._batches = [Batch(self._map, self._few, self._few), *under_way]
         self.spare = self._batches[0]

@@ -17,6 +17,9 @@ T = TypeVar("T")
 DRAIN_CHUNK = 1024
 PART = 256
 
+# A list's iterator is pickled and restored by its position, which this sets.
+_SET_POSITION: Any = type(iter([])).__dict__["__setstate__"]
+
 
 def ending_of(lists: list[list[Any]], values: list[Any], struct: "CData") -> Iterator[object]:
     """What is to be done when a drain ends: any() of it holds what was not handed over.
@@ -25,8 +28,10 @@ def ending_of(lists: list[list[Any]], values: list[Any], struct: "CData") -> Ite
     it is one call, which needs no memory: so no signal handler runs between its steps.
     """
     left = chain(map(next, [iter(each.__length_hint__, None) for each in values]), repeat(0))
-    # The lists are emptied because Drain has an iterator over one of them still, and must not hand over what is held.
-    return chain(map(setitem, repeat(struct.rest), range(4), left), map(list.clear, lists), batch_holding(struct))
+    noted = map(setitem, repeat(struct.rest), range(4), left)
+    # Drain has one of the iterators still, which must not hand over what is held. The lists are emptied at last,
+    # because a value may run code of its own when it goes.
+    return chain(noted, map(_SET_POSITION, values, repeat(PART)), batch_holding(struct), map(list.clear, lists))
 
 
 class Drain(chain[T]):

@@ -225,7 +225,11 @@ class Map(Descriptor):
         """Gives the descriptor away: the caller closes it, this object counts as closed."""
         fd = self.fileno()
         self._fd = -1
-        self._release()
+        try:
+            self._release()
+        except BaseException:
+            os.close(fd)  # nobody would know its number
+            raise
         return fd
 
     def close(self) -> None:

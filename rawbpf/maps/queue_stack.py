@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, TypeVar, overlo
 from rawbpf import syscall
 from rawbpf.abi import BPF_ANY, BPF_EXIST, Cmd, MapType
 from rawbpf.abi.door import BATCH_IN_USE, HOOK_RAISED, ffi, lib, raise_hook_failure
-from rawbpf.maps.bulk import FREE, Batch
+from rawbpf.maps.batch import Batch
+from rawbpf.maps.bulk import FREE
 from rawbpf.maps.drain import Drain
 from rawbpf.maps.keyless import KeylessMap, T
 from rawbpf.maps.waiting import POLL, Follow, FollowMap, Waiting

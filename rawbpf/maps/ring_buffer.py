@@ -298,7 +298,8 @@ class RingBuffer(Map, Generic[T]):
             if self._info.map_flags & MapFlag.BPF_F_RB_OVERWRITE:
                 raise TypeError(f"{syscall.describe(self._info)} overwrites old records, and is read in another way")
             # Another thread may be first.
-            made = RingMemory(self.fileno(), self.size)
+            with self._own_descriptor(Cmd.BPF_MAP_LOOKUP_ELEM) as fd:
+                made = RingMemory(fd, self.size)
             if self._memory is None:
                 self._memory = made
         return self._memory

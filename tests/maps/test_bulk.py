@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 
 import pytest
@@ -857,6 +858,114 @@ def test_detach_warns_of_what_is_held(kind):
         with pytest.warns(RuntimeWarning, match="99 elements of .* were popped and never handed over"):
             fd = m.detach()
     os.close(fd)
+
+
+def test_detach_that_fails(kind):
+    """If that warning is an error detach() gives nothing away: the descriptor is closed."""
+    with kind("<I", 100) as m, warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        m.push_many(range(100))
+        next(m.drain())
+        fd = m.fileno()
+        with pytest.raises(RuntimeWarning, match="99 elements"):
+            m.detach()
+        assert m.closed
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+class Nested:
+    """A codec of 1,024 bytes that can be told to do something else in its next decode()."""
+
+    size = 1024
+    do = None
+
+    def encode(self, value):
+        return value.to_bytes(1024, "little")
+
+    def decode(self, data):
+        do, self.do = self.do, None
+        if do:
+            do()
+        return int.from_bytes(data, "little")
+
+
+def test_a_batch_that_was_too_small_is_free(kind):
+    """A call that has moved on to a larger batch, and fails, does not hold what another has in the smaller one."""
+    codec = Nested()
+    with kind(codec, 4096) as m:
+        drains = []
+
+        def drain_and_fail():
+            m.push_many(range(10_000, 10_012))
+            drains.append(m.drain(4))
+            got.append(next(drains[0]))
+            raise Interrupted
+
+        got = []
+        m.push_many(range(1500))
+        codec.do = drain_and_fail
+        with pytest.raises(Interrupted):
+            m.pop_many(1500)
+        assert sorted([*got, *m.pop_many(5000), *drains[0]]) == [*range(1500), *range(10_000, 10_012)]
+
+
+def test_fork_within_a_call(kind):
+    """A child that is forked within a call goes on with it, and then loses nothing of its own."""
+    codec, children = Nested(), []
+    with kind(codec, 100) as m:
+        m.push_many(range(10))
+        codec.do = lambda: children.append(os.fork())
+        taken = m.pop()
+        if children == [0]:
+            code = 1
+            with contextlib.suppress(BaseException):
+                codec.do = [].pop
+                with contextlib.suppress(IndexError):
+                    m.pop()
+                code = 0 if sorted([taken, *m.pop_many(100)]) == list(range(10)) and not m._map.held else 1
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
+def test_a_value_that_drains_as_it_goes(kind):
+    """A value that takes from a drain as it is freed at that drain's end gets nothing that is held."""
+    got, drains = [], []
+
+    class Value:
+        def __init__(self, data):
+            self.number = int.from_bytes(data, "little")
+
+        def __del__(self):
+            for drain in drains:
+                with contextlib.suppress(ValueError, StopIteration):  # it is just being closed
+                    got.append(next(drain))
+
+    class OfValues(Nested):
+        decode = staticmethod(Value)
+
+    with kind(OfValues(), 2000) as m:
+        m.push_many(range(600) if kind is Queue else range(599, -1, -1))
+        drain = m.drain()
+        for _ in range(300):
+            next(drain)
+        drains.append(drain)
+        drain.close()
+        drains.clear()
+        assert got == []
+        assert [each.number for each in m.pop_many(1000)] == list(range(300, 600))
+
+
+@pytest.mark.parametrize("size", [8, 20_000], ids=["in the kernel", "one by one"])
+def test_a_limit_of_any_size(kind, size):
+    """A limit may be larger than any number of the kernel's, also where elements are held."""
+    with kind(size, 100) as m:
+        for limit in (2**32 + 5, 2**70):
+            m.push_many(bytes(size * 30))
+            next(m.drain())
+            assert len(m.pop_many(limit)) == 29
+            m.push_many(bytes(size * 30))
+            assert len(list(m.drain(limit))) == 30
 
 
 class Closing:
