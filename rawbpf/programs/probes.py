@@ -149,7 +149,7 @@ class MultiProbe:
         if cookies:
             if len(cookies) != fields["cnt"] or (probe.cookies and isinstance(probe.functions, str)):
                 raise ValueError(f"{probe}: {len(cookies)} cookies, which is not one for each function given by itself")
-            fields["cookies"] = self._array("uint64_t[]", cookies)
+            fields["cookies"] = self._array(cookies)
 
     def _kprobes(self, probe: KprobeMulti) -> dict[str, int]:
         functions = _matching(probe.functions) if isinstance(probe.functions, str) else probe.functions
@@ -158,11 +158,10 @@ class MultiProbe:
         if not functions or len(names) not in (0, len(functions)):
             raise ValueError(f"{probe}: the functions are either names or addresses, at least one")
         if not names:
-            # The kernel reads unsigned longs.
-            return {**fields, "addrs": self._array("unsigned long[]", functions)}
+            return {**fields, "addrs": self._array(functions)}
         texts = [ffi.new("char[]", name) for name in names]
         self._keep += texts
-        return {**fields, "syms": self._array("char *[]", texts)}
+        return {**fields, "syms": self._array([*map(_address, texts)])}
 
     def _uprobes(self, probe: UprobeMulti) -> dict[str, int]:
         from rawbpf.programs.elf_functions import function_offset, function_offsets, resolve
@@ -178,14 +177,16 @@ class MultiProbe:
         self._keep.append(name)
         return {
             "path": _address(name),
-            "offsets": self._array("unsigned long[]", offsets),
+            "offsets": self._array(offsets),
             "cnt": len(offsets),
             "flags": self._flags,
             "pid": probe.pid or 0,
         }
 
-    def _array(self, ctype: str, items: Sequence[Any]) -> int:
-        array = ffi.new(ctype, items)
+    def _array(self, items: Sequence[Any]) -> int:
+        """The address of an array. The kernel's longs and addresses have 64 bits, also where this process has 32: where
+        its own have 32 it refuses to attach to many."""
+        array = ffi.new("uint64_t[]", items)
         self._keep.append(array)
         return _address(array)
 

@@ -138,7 +138,8 @@ def tested(python: str, wheel: Path, source: Path, scratch: Path, options: argpa
     _run(own, "-m", "pip", "install", "--quiet", f"{wheel}[test]")
     # -P would do, but 3.10 has none: `-c` looks for modules in the working folder first.
     code = (
-        f"import os, sys; os.chdir({str(folder)!r}); from rawbpf import _native; print(sys.version, _native.__file__)"
+        f"import os, sys; os.chdir({str(folder)!r}); from rawbpf.abi import _native; "
+        "print(sys.version, _native.__file__)"
     )
     where = _run(own, "-c", code, quiet=True)
     if str(folder) not in where:

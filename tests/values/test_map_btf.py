@@ -361,6 +361,8 @@ class Own:
 )
 def test_what_can_not_be_described(no_calls, spec, error, text):
     """What BTF has no type for is refused by name, before the kernel is asked."""
+    if str(spec).startswith("99999999999999") and sys.maxsize < 2**32:
+        pytest.skip("by design: Python of 32 bits has no format of such a size")
     with pytest.raises(error, match=text):
         Stack(spec, 4, btf=True)
 
