@@ -28,7 +28,7 @@ class Flat(ctypes.Structure):
 
 
 class Text(ctypes.Structure):
-    _fields_ = [("time", ctypes.c_uint64), ("pid", ctypes.c_uint32), ("comm", ctypes.c_char * 16)]
+    _fields_ = [("time", ctypes.c_uint64), ("pid", ctypes.c_uint32), ("comm", ctypes.c_char * 20)]
 
 
 class Endpoint(ctypes.Structure):
@@ -44,6 +44,7 @@ class Bits(ctypes.Structure):
         ("version", ctypes.c_uint32, 4),
         ("kind", ctypes.c_uint32, 6),
         ("length", ctypes.c_int32, 12),
+        ("sequence", ctypes.c_uint32),
         ("time", ctypes.c_uint64),
     ]
 
@@ -51,9 +52,9 @@ class Bits(ctypes.Structure):
 # The types, and their members as a struct format without names. None of a bit-field's.
 TYPES: dict[str, tuple[Any, str]] = {
     "4 numbers": (Flat, "=QIId"),
-    "text": (Text, "=QI16s4x"),
+    "text": (Text, "=QI20s"),
     "nested, array": (Nested, "=QIHHIHHIIII"),
-    "bit-fields": (Bits, "=I4xQ"),
+    "bit-fields": (Bits, "=IIQ"),
 }
 
 
