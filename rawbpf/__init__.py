@@ -200,12 +200,15 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# RAWBPF_SIMULATE=1 and RAWBPF_TRACE=1 do for the whole process what simulate() and trace() do for a while.
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    # What bulk calls and qsize() import else when they first need it. Without the GIL CPython 3.13 may hang at its end,
-    # if a daemon thread makes a class just then.
-    from rawbpf.maps import in_kernel, qsize  # noqa: F401
+    # The first bulk call and the first qsize() import these, which makes classes. If a daemon thread makes one while
+    # the interpreter ends, CPython 3.13 without the GIL may hang: so here they are imported at once.
+    from importlib import import_module
 
+    import_module("rawbpf.maps.in_kernel")
+    import_module("rawbpf.maps.qsize")
+
+# RAWBPF_SIMULATE=1 and RAWBPF_TRACE=1 do for the whole process what simulate() and trace() do for a while.
 if os.environ.get("RAWBPF_SIMULATE", "0") not in ("", "0"):
     from rawbpf.observe import simulator
 

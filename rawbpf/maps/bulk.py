@@ -78,7 +78,8 @@ class Bulk:
         # The hands of the drains that are under way. No WeakSet: that runs Python code when a hand goes, and CPython
         # drops what a signal handler raises there.
         self._draining: set[weakref.ref[Hand]] = set()
-        # All batches there are, so that none is forgotten; and one that is never begun. Those with room for self._few
+        # All batches there are, so that none is forgotten (other threads may change this list: who goes through it goes
+        # through a copy); and one that is never begun. Those with room for self._few
         # are for pop() and its like: a call takes the spare one, and leaves its own as the spare one.
         self._batches = [Batch(m, self._few, self._few)]
         self._nothing = Batch(m, 1, 1)
@@ -167,7 +168,7 @@ class Bulk:
         """Takes up to `limit` elements, or all that are held, and returns use(chunks) of their bytes."""
         hand = Hand(self._nothing)
         if limit > _ALL:
-            limit = _ALL  # the largest number that C knows
+            limit = _ALL  # the functions of the door take 32 bits
         try:
             self._gather(hand, limit, only_held)
             result = use(self._chunks(hand.batch))

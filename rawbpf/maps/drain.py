@@ -29,7 +29,7 @@ def ending_of(lists: list[list[Any]], values: list[Any], struct: "CData") -> Ite
     """
     left = chain(map(next, [iter(each.__length_hint__, None) for each in values]), repeat(0))
     noted = map(setitem, repeat(struct.rest), range(4), left)
-    # Drain has one of the iterators still, which must not hand over what is held. The lists are emptied at last,
+    # Drain has one of the iterators still, which must not hand over what is held. The lists are emptied last,
     # because a value may run code of its own when it goes.
     return chain(noted, map(_SET_POSITION, values, repeat(PART)), batch_holding(struct), map(list.clear, lists))
 

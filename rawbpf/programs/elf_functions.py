@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import struct
-import sys
+import sysconfig
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import chain, repeat
@@ -65,8 +65,8 @@ def resolve(path: StrPath) -> str:
 
 def _library_folders() -> Iterator[str]:
     yield from ("/usr/lib64", "/lib64", "/usr/lib", "/lib")
-    # Debian's folders are named after the machine, or after what this process takes it for: i386-linux-gnu.
-    for machine in (getattr(sys.implementation, "_multiarch", ""), f"{platform.machine()}-linux-gnu"):
+    # Debian's folders are named after what programs are compiled for. For a 32-bit process that is not the machine.
+    for machine in (sysconfig.get_config_var("MULTIARCH") or "", f"{platform.machine()}-linux-gnu"):
         for root in ("/usr/lib", "/lib"):
             yield f"{root}/{machine}"
 

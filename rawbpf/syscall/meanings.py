@@ -199,8 +199,8 @@ BY_COMMAND: dict[tuple[Cmd, int], tuple[Meaning, ...]] = {
     (Cmd.BPF_PROG_LOAD, errno.EAGAIN): (
         Meaning(
             "BpfError",
-            "{subject}: the verifier did not come to its end",
-            "a signal arrived at each attempt, and there were ten: block signals while it is loaded",
+            "{subject}: signals kept interrupting the verifier",
+            "one arrived during each of ten attempts: block signals while the program is loaded",
         ),
     ),
     # A kernel without a JIT says so of a program that calls its functions; the verifier's log may have why.

@@ -1,6 +1,7 @@
 """RingBuffer: each record once, in order, however the consumer ends; and that the kernel wakes it."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import mmap
@@ -364,6 +365,28 @@ def test_two_loops_over_one_object(ring, producer):
     assert seen == list(range(100))
     one.close(), two.close()
     assert ring.pending == 0
+
+
+def test_another_ring_buffer_with_its_number(monkeypatch):
+    """If another thread closes a ring buffer just before its memory is mapped, and its number becomes another one's,
+    that one's records stay where they are."""
+    ring = RingBuffer(mmap.PAGESIZE)
+    with contextlib.ExitStack() as stack:
+        others = []
+
+        def late(fd, size):
+            number = ring.fileno()
+            ring.close()
+            others.append(stack.enter_context(RingBuffer(mmap.PAGESIZE)))
+            assert others[0].fileno() == number
+            stack.enter_context(Producer(others[0])).produce(3)
+            return ring_memory.RingMemory(fd, size)
+
+        monkeypatch.setattr(ring_buffer, "RingMemory", late)
+        with pytest.raises(ValueError, match="closed"):
+            ring.pop(None)
+        monkeypatch.undo()
+        assert len(list(others[0].drain())) == 3
 
 
 @pytest.mark.skipif(FREE_THREADED, reason="by design: without the GIL one thread reads a ring buffer")

@@ -100,7 +100,9 @@ def test_a_signal_at_each_attempt():
 
     previous = door.set_hook(hook)
     try:
-        with pytest.raises(BpfError, match="did not come to its end.*a signal arrived at each attempt") as caught:
+        with pytest.raises(
+            BpfError, match="signals kept interrupting the verifier.*during each of ten attempts"
+        ) as caught:
             Program(FILTER, SEVEN)
     finally:
         door.set_hook(previous)

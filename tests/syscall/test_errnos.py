@@ -368,12 +368,13 @@ def small_log(cmd: Cmd, lab: Lab) -> int:
 
 
 def disturbed(cmd: Cmd, lab: Lab) -> int:
-    """A program of as many instructions as anybody may load, while signals come every 20 µs."""
+    """A program of as many instructions as anybody may load, and a signal: a little later each time, until it comes
+    while the verifier is at work."""
     old = signal.signal(signal.SIGALRM, lambda *_: None)
     loading = lab.loading(1, [*[mov(R0, 1)] * 4095, exit_()])
-    signal.setitimer(signal.ITIMER_REAL, 2e-5, 2e-5)
     try:
-        for _ in range(100):
+        for number in range(1, 1000):
+            signal.setitimer(signal.ITIMER_REAL, number * 2e-5)
             result = answer(cmd, **loading)
             if result == errno.EAGAIN:
                 break

@@ -25,7 +25,7 @@ def contenders(q: "Queue[bytes]", go: "Callable[[str, int], float] | None") -> d
         "push": {
             "C loop": _timed(c.push, fd, VALUE, CALLS),
             "cffi call alone": _timed(_bare_push, lib.map_update_elem, m),
-            BYTES: _timed(_bare_push, lib.map_update_elem, m),
+            BYTES: _timed(_bare_push, lib.map_update_elem, m),  # the same: it takes bytes as they are
             "rawbpf": _timed(_push, q.push),
         },
         "pop": {
